@@ -1,0 +1,1 @@
+//! Self-play: objectives, pairs, tree batches, the trainer, the run and its stages.

@@ -1,0 +1,2 @@
+//! Operations as forward and backward pairs, on a device.
+pub mod arena;

@@ -1,0 +1,1 @@
+//! Drives the built program as a user would.
