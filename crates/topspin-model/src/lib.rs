@@ -1,1 +1,3 @@
 //! The decoder, its weights, tokenizer and chat template.
+
+pub mod config;
