@@ -1,2 +1,4 @@
 //! Operations as forward and backward pairs, on a device.
 pub mod arena;
+pub mod device;
+pub mod simd;

@@ -1,0 +1,326 @@
+//! The operations that a decoder is made of, as one trait: another device is another implementation, nothing else.
+//!
+//! Every operation writes into memory that the caller passes ("destination passing"), takes its shapes from the
+//! call, and has its backward directly below its forward. Gradients are *accumulated* (`+=`) wherever a tensor can
+//! be reached from more than one place; the comment of each operation says which.
+//!
+//! Shapes: `T` rows (tokens) of a packed batch, `D` hidden size, `F` intermediate size, `V` vocabulary,
+//! `H` query heads, `G` key/value heads, `C` channels of a head, `N` output rows.
+
+use std::ops::Range;
+
+use crate::gemm::Precision;
+
+/// A shared view of part of a buffer.
+pub struct In<'a, B> {
+    /// The memory that holds the view.
+    pub buffer: &'a B,
+    /// Its elements.
+    pub range: Range<usize>,
+}
+
+impl<B> Clone for In<'_, B> {
+    fn clone(&self) -> Self {
+        Self { buffer: self.buffer, range: self.range.clone() }
+    }
+}
+
+/// An exclusive view of part of a buffer.
+pub struct Out<'a, B> {
+    /// The memory that holds the view.
+    pub buffer: &'a mut B,
+    /// Its elements.
+    pub range: Range<usize>,
+}
+
+/// Memory of a device, counted in `f32` elements.
+pub trait Buffer: Send + Sync + Sized {
+    /// Number of elements.
+    fn len(&self) -> usize;
+
+    /// Whether there is no element.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements of `range`.
+    fn part(&self, range: Range<usize>) -> In<'_, Self> {
+        debug_assert!(range.end <= self.len());
+        In { buffer: self, range }
+    }
+
+    /// The elements of `range`, to be written.
+    fn part_mut(&mut self, range: Range<usize>) -> Out<'_, Self> {
+        debug_assert!(range.end <= self.len());
+        Out { buffer: self, range }
+    }
+
+    /// The first `len` elements.
+    fn head(&self, len: usize) -> In<'_, Self> {
+        self.part(0..len)
+    }
+
+    /// The first `len` elements, to be written.
+    fn head_mut(&mut self, len: usize) -> Out<'_, Self> {
+        self.part_mut(0..len)
+    }
+}
+
+/// The heads of an attention layer. A row of queries, keys and values is `[H*C | G*C | G*C]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadShape {
+    /// Query heads, `H`.
+    pub num_heads: usize,
+    /// Key/value heads, `G`; each serves `H / G` query heads.
+    pub num_kv_heads: usize,
+    /// Channels of a head, `C`.
+    pub head_dim: usize,
+}
+
+impl HeadShape {
+    /// Width of a row of queries (and of attention's output).
+    pub fn q_width(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Width of a row of keys, or of values.
+    pub fn kv_width(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
+
+    /// Width of a row of queries, keys and values side by side.
+    pub fn qkv_width(&self) -> usize {
+        self.q_width() + 2 * self.kv_width()
+    }
+}
+
+/// Keys and values of consecutive positions of a path, in slots `start .. start + len` of a key/value store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First slot.
+    pub start: usize,
+    /// Number of slots.
+    pub len: usize,
+}
+
+/// Consecutive query rows that stand at the end of one path.
+///
+/// The segments of `path`, in order, are all that the last row sees, itself included; each row before it sees one
+/// position fewer. A tree `prompt -> {real, generated}` is three spans: the prompt's path is its own segment, each
+/// branch's path is the prompt's segment followed by its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of the batch.
+    pub rows: Range<usize>,
+    /// What the last of the rows sees.
+    pub path: Vec<Segment>,
+}
+
+impl Span {
+    /// Positions that the last row sees.
+    pub fn context(&self) -> usize {
+        self.path.iter().map(|segment| segment.len).sum()
+    }
+}
+
+/// Which products a prepared weight takes part in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Generation and scoring.
+    Forward,
+    /// Training as well.
+    ForwardAndBackward,
+}
+
+/// Settings of one AdamW step (Loshchilov & Hutter, arXiv 1711.05101).
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Number of this step, from 1: it corrects the moments' bias.
+    pub step: u32,
+}
+
+/// Settings of one RMSprop step, in PyTorch's form: `p -= lr * g / (sqrt(v) + eps)`.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsProp {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay of the squared gradient, PyTorch's `alpha`.
+    pub decay: f32,
+    /// Added to the root.
+    pub eps: f32,
+    /// Weight decay, added to the gradient as PyTorch does.
+    pub weight_decay: f32,
+}
+
+/// A device: its memory and the operations on it.
+///
+/// Contract of every implementation: a row of a result depends, to the bit, on that row's inputs alone, never on
+/// the other rows, their number or order, or the number of threads.
+pub trait Device: Send + Sync {
+    /// Memory.
+    type Buffer: Buffer;
+    /// A weight matrix laid out for products.
+    type Weight: Send + Sync;
+    /// Keys and values of many sequences, by layer and slot.
+    type Kv: Send + Sync;
+
+    /// Zeroed memory of `len` elements.
+    fn alloc(&self, len: usize) -> Self::Buffer;
+    /// Copies from the host.
+    fn write(&self, to: Out<Self::Buffer>, from: &[f32]);
+    /// Copies to the host.
+    fn read(&self, from: In<Self::Buffer>, to: &mut [f32]);
+    /// `to = from`, same length.
+    fn copy(&self, to: Out<Self::Buffer>, from: In<Self::Buffer>);
+    /// Sets all elements to zero.
+    fn zero(&self, to: Out<Self::Buffer>);
+
+    /// `out[T,D] = table[ids[t]]`.
+    fn embedding_forward(&self, out: Out<Self::Buffer>, table: In<Self::Buffer>, ids: &[u32]);
+    /// `dtable[ids[t]] += dout[t]`, in order of `t`.
+    fn embedding_backward(&self, dtable: Out<Self::Buffer>, dout: In<Self::Buffer>, ids: &[u32]);
+
+    /// `out[N,D] = x[rows[n]]`.
+    fn gather_forward(&self, out: Out<Self::Buffer>, x: In<Self::Buffer>, rows: &[u32]);
+    /// `dx[rows[n]] += dout[n]`, in order of `n`.
+    fn gather_backward(&self, dx: Out<Self::Buffer>, dout: In<Self::Buffer>, rows: &[u32]);
+
+    /// `y[T,D] = x * rstd * w`, `rstd[T] = 1 / sqrt(mean(x^2) + eps)` (Zhang & Sennrich, arXiv 1910.07467).
+    fn rmsnorm_forward(
+        &self,
+        y: Out<Self::Buffer>,
+        rstd: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        eps: f32,
+    );
+    /// `dx[T,D] += ..`, `dw[D] += ..`.
+    fn rmsnorm_backward(
+        &self,
+        dx: Out<Self::Buffer>,
+        dw: Out<Self::Buffer>,
+        dy: In<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        rstd: In<Self::Buffer>,
+    );
+
+    /// Lays out `w[n,k]` (out x in, as in checkpoints) for products in `precision`.
+    fn weight(&self, precision: Precision, w: In<Self::Buffer>, n: usize, k: usize, for_use: Use) -> Self::Weight;
+    /// The same after `w` changed.
+    fn weight_update(&self, weight: &mut Self::Weight, w: In<Self::Buffer>);
+    /// `y[T,n] = x[T,k] · wᵀ`, or `+=` when `accumulate`.
+    fn linear_forward(
+        &self,
+        y: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        weight: &Self::Weight,
+        accumulate: bool,
+    );
+    /// `dx[T,k] = dy[T,n] · w`, or `+=` when `accumulate`.
+    fn linear_backward_input(
+        &self,
+        dx: Out<Self::Buffer>,
+        dy: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        weight: &Self::Weight,
+        accumulate: bool,
+    );
+    /// `dw[n,k] += dy[T,n]ᵀ · x[T,k]`.
+    fn linear_backward_weight(
+        &self,
+        dw: Out<Self::Buffer>,
+        dy: In<Self::Buffer>,
+        x: In<Self::Buffer>,
+        weight: &Self::Weight,
+    );
+
+    /// Rotates queries and keys of `qkv[T,H*C|G*C|G*C]` in place by their position (Su et al., arXiv 2104.09864).
+    /// `table[p] = [cos(C/2) | sin(C/2)]`; channel `i` is paired with `i + C/2`, as in Hugging Face's Llama.
+    fn rope_forward(&self, qkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape);
+    /// Rotates gradients of queries and keys back, in place.
+    fn rope_backward(&self, dqkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape);
+
+    /// A store of keys and values of `layers` layers and `slots` slots.
+    fn kv(&self, layers: usize, slots: usize, heads: HeadShape) -> Self::Kv;
+    /// Stores the keys and values of each row of `qkv` at `slots[t]` of `layer`.
+    fn kv_append(&self, kv: &mut Self::Kv, layer: usize, qkv: In<Self::Buffer>, slots: &[u32]);
+
+    /// `out[T,H*C]`: scaled dot-product attention of the queries of `qkv` over what each span sees;
+    /// `lse[T,H]`: logarithm of the softmax's normaliser, which the backward needs.
+    fn attention_forward(
+        &self,
+        out: Out<Self::Buffer>,
+        lse: Out<Self::Buffer>,
+        qkv: In<Self::Buffer>,
+        kv: &Self::Kv,
+        layer: usize,
+        spans: &[Span],
+    );
+    /// `dqkv[T,..] = ..` (overwritten) for a batch that holds all of its keys itself: slot `s` is row `s`.
+    fn attention_backward(
+        &self,
+        dqkv: Out<Self::Buffer>,
+        dout: In<Self::Buffer>,
+        out: In<Self::Buffer>,
+        qkv: In<Self::Buffer>,
+        lse: In<Self::Buffer>,
+        spans: &[Span],
+        heads: HeadShape,
+    );
+
+    /// `y[T,F] = silu(gate) * up`, `gate_up[T,F|F]` (Shazeer, arXiv 2002.05202).
+    fn swiglu_forward(&self, y: Out<Self::Buffer>, gate_up: In<Self::Buffer>, width: usize);
+    /// `dgate_up[T,F|F] = ..`.
+    fn swiglu_backward(&self, dgate_up: Out<Self::Buffer>, dy: In<Self::Buffer>, gate_up: In<Self::Buffer>, width: usize);
+
+    /// `logp[N] = logits[n, targets[n]] - lse[n]`, `lse[N] = log sum exp(logits[n])`, for `logits[N,V]`.
+    fn logprob_forward(
+        &self,
+        logp: Out<Self::Buffer>,
+        lse: Out<Self::Buffer>,
+        logits: In<Self::Buffer>,
+        targets: &[u32],
+    );
+    /// `logits[n,v] := dlogp[n] * (1[v = targets[n]] - softmax(logits[n])[v])`, in place.
+    fn logprob_backward(
+        &self,
+        logits: Out<Self::Buffer>,
+        dlogp: In<Self::Buffer>,
+        lse: In<Self::Buffer>,
+        targets: &[u32],
+    );
+
+    /// One AdamW step on `params` after scaling the gradient by `grad_scale`.
+    fn adamw_step(
+        &self,
+        params: Out<Self::Buffer>,
+        first: Out<Self::Buffer>,
+        second: Out<Self::Buffer>,
+        grads: In<Self::Buffer>,
+        grad_scale: f32,
+        settings: AdamW,
+    );
+    /// One RMSprop step on `params` after scaling the gradient by `grad_scale`.
+    fn rmsprop_step(
+        &self,
+        params: Out<Self::Buffer>,
+        square: Out<Self::Buffer>,
+        grads: In<Self::Buffer>,
+        grad_scale: f32,
+        settings: RmsProp,
+    );
+    /// Sum of squares, accumulated in f64 in a fixed order.
+    fn sum_squares(&self, x: In<Self::Buffer>) -> f64;
+}

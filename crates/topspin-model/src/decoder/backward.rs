@@ -1,0 +1,137 @@
+//! The backward of [`Decoder::logprobs`].
+
+use std::ops::Range;
+
+use topspin_kernels::device::{Buffer, Device};
+
+use super::{Decoder, Keep, Tape};
+use crate::batch::Batch;
+
+impl<D: Device> Decoder<D> {
+    /// Adds to `grads`, an arena of the parameters' layout, the gradient of `sum_n dlogp[n] * logprobs[n]`.
+    ///
+    /// `tape` holds the forward of the same `batch` by [`Decoder::logprobs`] at the same parameters.
+    ///
+    /// # Panics
+    /// If the tape keeps nothing, or `dlogp` has another length than the outputs.
+    pub fn backward(&self, batch: &Batch, tape: &mut Tape<D>, dlogp: &[f32], grads: &mut D::Buffer) {
+        assert!(tape.keep != Keep::Nothing, "a tape that keeps nothing cannot be run backward");
+        assert_eq!(dlogp.len(), batch.outputs.len(), "one gradient for each output");
+        self.head_backward(batch, tape, dlogp, grads);
+        for layer in (0..self.config.num_layers).rev() {
+            if tape.keep == Keep::LayerInputs {
+                let mut kv = tape.kv.take().expect("a reserved tape has a store");
+                self.layer_forward(layer, batch, &mut kv, 0, tape);
+                tape.kv = Some(kv);
+            }
+            self.layer_backward(layer, batch, tape, grads);
+        }
+        let dx = &tape.grads.as_ref().expect("a tape that keeps has gradients").x;
+        let dembed = grads.part_mut(self.ranges.embed.clone());
+        self.device.embedding_backward(dembed, dx.head(batch.rows() * self.config.hidden_size), &batch.tokens);
+    }
+
+    /// From `dlogp` to the gradient of the residual stream behind the last layer, in `tape.grads.x`.
+    fn head_backward(&self, batch: &Batch, tape: &mut Tape<D>, dlogp: &[f32], grads: &mut D::Buffer) {
+        let (t, n) = (batch.rows(), batch.outputs.len());
+        let (d, v) = (self.config.hidden_size, self.config.vocab_size);
+        let device = &self.device;
+        let mut acts = tape.grads.take().expect("a tape that keeps has gradients");
+        device.write(acts.logp.head_mut(n), dlogp);
+
+        // From the last chunk: its logits are still there from the forward.
+        for chunk in self.head_chunks(n).rev() {
+            if tape.logits_of.as_ref() != Some(&chunk) {
+                self.logits(chunk.clone(), tape);
+            }
+            let dlogits = tape.logits.head_mut(chunk.len() * v);
+            let targets = &batch.targets[chunk.clone()];
+            device.logprob_backward(dlogits, acts.logp.part(chunk.clone()), tape.lse_out.part(chunk.clone()), targets);
+            tape.logits_of = None;
+            let dlogits = || tape.logits.head(chunk.len() * v);
+            let hidden: Range<usize> = chunk.start * d..chunk.end * d;
+            let head = self.ranges.head.clone();
+            let dhead = grads.part_mut(head.clone());
+            device.linear_backward_weight(dhead, dlogits(), tape.normed_out.part(hidden.clone()), &self.head);
+            let dhidden = acts.normed_out.part_mut(hidden);
+            device.linear_backward_input(dhidden, dlogits(), self.params.part(head), &self.head, false);
+        }
+
+        device.zero(acts.gathered.head_mut(n * d));
+        device.rmsnorm_backward(
+            acts.gathered.head_mut(n * d),
+            grads.part_mut(self.ranges.norm.clone()),
+            acts.normed_out.head(n * d),
+            tape.gathered.head(n * d),
+            self.params.part(self.ranges.norm.clone()),
+            tape.rstd_out.head(n),
+        );
+        device.zero(acts.x.head_mut(t * d));
+        device.gather_backward(acts.x.head_mut(t * d), acts.gathered.head(n * d), &batch.outputs);
+        tape.grads = Some(acts);
+    }
+
+    /// From the gradient of a layer's output to that of its input, both in `tape.grads.x`.
+    fn layer_backward(&self, layer: usize, batch: &Batch, tape: &mut Tape<D>, grads: &mut D::Buffer) {
+        let Self { device, params, config, .. } = self;
+        let (weights, ranges) = (&self.layers[layer], &self.ranges.layers[layer]);
+        let (t, d, f, heads) = (batch.rows(), config.hidden_size, config.intermediate_size, config.heads());
+        let (q_len, qkv_len) = (t * heads.q_width(), t * heads.qkv_width());
+        let part = |range: &Range<usize>| params.part(range.clone());
+        let mut acts = tape.grads.take().expect("a tape that keeps has gradients");
+        let (x, _, saved, scratch) = tape.layer_mut(layer);
+
+        // SwiGLU block. Its product and both normed inputs are cheaper to compute again than to keep.
+        device.swiglu_forward(scratch.act.head_mut(t * f), saved.gate_up.head(t * 2 * f), f);
+        let dx = || acts.x.head(t * d);
+        device.linear_backward_weight(grads.part_mut(ranges.down.clone()), dx(), scratch.act.head(t * f), &weights.down);
+        device.linear_backward_input(acts.act.head_mut(t * f), dx(), part(&ranges.down), &weights.down, false);
+        let dgate_up = acts.gate_up.head_mut(t * 2 * f);
+        device.swiglu_backward(dgate_up, acts.act.head(t * f), saved.gate_up.head(t * 2 * f), f);
+        let (normed, mid, eps) = (&mut scratch.normed, &saved.mid, config.rms_norm_eps);
+        let rstd = saved.rstd_mlp.head_mut(t);
+        device.rmsnorm_forward(normed.head_mut(t * d), rstd, mid.head(t * d), part(&ranges.mlp_norm), eps);
+        let dgate_up = || acts.gate_up.head(t * 2 * f);
+        let dw = grads.part_mut(ranges.gate_up.clone());
+        device.linear_backward_weight(dw, dgate_up(), normed.head(t * d), &weights.gate_up);
+        let dnormed = acts.normed.head_mut(t * d);
+        device.linear_backward_input(dnormed, dgate_up(), part(&ranges.gate_up), &weights.gate_up, false);
+        device.rmsnorm_backward(
+            acts.x.head_mut(t * d),
+            grads.part_mut(ranges.mlp_norm.clone()),
+            acts.normed.head(t * d),
+            mid.head(t * d),
+            part(&ranges.mlp_norm),
+            saved.rstd_mlp.head(t),
+        );
+
+        // Attention block.
+        let dx = || acts.x.head(t * d);
+        device.linear_backward_weight(grads.part_mut(ranges.o.clone()), dx(), saved.attn.head(q_len), &weights.o);
+        device.linear_backward_input(acts.attn.head_mut(q_len), dx(), part(&ranges.o), &weights.o, false);
+        device.attention_backward(
+            acts.qkv.head_mut(qkv_len),
+            acts.attn.head(q_len),
+            saved.attn.head(q_len),
+            saved.qkv.head(qkv_len),
+            saved.lse.head(t * heads.num_heads),
+            &batch.spans,
+            heads,
+        );
+        device.rope_backward(acts.qkv.head_mut(qkv_len), self.rope.head(self.rope.len()), &batch.positions, heads);
+        let rstd = saved.rstd_attn.head_mut(t);
+        device.rmsnorm_forward(normed.head_mut(t * d), rstd, x.head(t * d), part(&ranges.attn_norm), eps);
+        let dqkv = || acts.qkv.head(qkv_len);
+        device.linear_backward_weight(grads.part_mut(ranges.qkv.clone()), dqkv(), normed.head(t * d), &weights.qkv);
+        device.linear_backward_input(acts.normed.head_mut(t * d), dqkv(), part(&ranges.qkv), &weights.qkv, false);
+        device.rmsnorm_backward(
+            acts.x.head_mut(t * d),
+            grads.part_mut(ranges.attn_norm.clone()),
+            acts.normed.head(t * d),
+            x.head(t * d),
+            part(&ranges.attn_norm),
+            saved.rstd_attn.head(t),
+        );
+        tape.grads = Some(acts);
+    }
+}

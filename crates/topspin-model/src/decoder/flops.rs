@@ -1,0 +1,27 @@
+//! Floating-point operations, counted from the architecture.
+
+use crate::batch::Batch;
+use crate::config::DecoderConfig;
+
+/// Counts the multiplications and additions of matrix products and attention; all else is small beside them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flops(pub u64);
+
+impl Flops {
+    /// One forward of `batch`: two operations for each weight and row, the head only at output rows, and four for each
+    /// channel of each (query, key) pair that attention looks at.
+    pub fn forward(config: &DecoderConfig, batch: &Batch) -> Self {
+        let heads = config.heads();
+        let (d, f) = (config.hidden_size, config.intermediate_size);
+        let layer = d * heads.qkv_width() + heads.q_width() * d + 3 * d * f;
+        let products = 2 * (config.num_layers * layer * batch.rows()) as u64;
+        let head = 2 * (d * config.vocab_size * batch.outputs.len()) as u64;
+        let attention = 4 * (config.num_layers * heads.q_width()) as u64 * batch.attended();
+        Self(products + head + attention)
+    }
+
+    /// Forward and backward: each product has two in the backward. Recomputation is not counted, being no useful work.
+    pub fn forward_and_backward(config: &DecoderConfig, batch: &Batch) -> Self {
+        Self(3 * Self::forward(config, batch).0)
+    }
+}
