@@ -1,0 +1,286 @@
+//! Which vector instructions the processor has, and one body compiled for several of them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+/// A set of vector instructions. Levels of one architecture are ordered: each has all of the lower ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// What every processor of the architecture has, and no fused multiply-add.
+    Scalar,
+    /// aarch64: 128-bit vectors with fused multiply-add.
+    Neon,
+    /// x86-64: AVX2 and FMA.
+    Avx2,
+    /// x86-64: AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// x86-64: AVX-512 with `vdpbf16ps`, the dot product of pairs of bf16.
+    Avx512Bf16,
+}
+
+/// A name that is no [`Level`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{name}` names no vector instruction set: `TOPSPIN_SIMD` takes `scalar`, `neon`, `avx2`, `avx512` or `avx512bf16`"
+)]
+pub struct UnknownLevel {
+    /// The name as given.
+    pub name: String,
+}
+
+/// Environment variable that caps what [`Level::detect`] returns.
+const CAP: &str = "TOPSPIN_SIMD";
+
+impl Level {
+    /// All levels, from the lowest.
+    const ALL: [Level; 5] = [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512, Level::Avx512Bf16];
+
+    /// The highest level of this processor, capped by the environment variable `TOPSPIN_SIMD`. Looked up once per
+    /// process. A value of the variable that names no level is no cap; [`Level::check_cap`] reports it.
+    pub fn detect() -> Level {
+        static DETECTED: OnceLock<Level> = OnceLock::new();
+        *DETECTED.get_or_init(|| {
+            let cap = cap_from_environment().ok().flatten().unwrap_or(Level::Avx512Bf16);
+            // The highest level that is both present and under the cap: a cap of another architecture leaves `Scalar`.
+            Level::ALL.into_iter().filter(|level| *level <= cap && level.is_present()).max().unwrap_or(Level::Scalar)
+        })
+    }
+
+    /// Says what is wrong with `TOPSPIN_SIMD`, for a program to call at its start.
+    ///
+    /// # Errors
+    /// When the variable holds something that names no level.
+    pub fn check_cap() -> Result<(), UnknownLevel> {
+        cap_from_environment().map(|_| ())
+    }
+
+    /// Every level that kernels may be asked for in this process, from the lowest. Tests loop over it.
+    pub fn available() -> impl Iterator<Item = Level> {
+        Level::ALL.into_iter().filter(|level| level.is_available())
+    }
+
+    /// Whether kernels may be asked for this level in this process.
+    pub fn is_available(self) -> bool {
+        self <= Level::detect() && self.is_present()
+    }
+
+    /// This level, after making sure that its instructions can run.
+    ///
+    /// # Panics
+    /// If the level is not available: kernels are safe functions, so a wrong level must not reach the processor.
+    #[inline]
+    pub fn verified(self) -> Level {
+        assert!(self.is_available(), "vector level `{self}` is above `{}`, the highest available", Level::detect());
+        self
+    }
+
+    /// Whether the processor has the level's instructions.
+    fn is_present(self) -> bool {
+        match self {
+            Level::Scalar => true,
+            // Part of the architecture's baseline.
+            Level::Neon => cfg!(target_arch = "aarch64"),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => {
+                Level::Avx2.is_present()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => Level::Avx512.is_present() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => false,
+        }
+    }
+
+    /// The name that `TOPSPIN_SIMD` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            Level::Neon => "neon",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Avx512Bf16 => "avx512bf16",
+        }
+    }
+}
+
+/// The cap that the environment asks for, if it asks for one.
+fn cap_from_environment() -> Result<Option<Level>, UnknownLevel> {
+    match std::env::var_os(CAP) {
+        Some(value) if !value.is_empty() => value.to_string_lossy().parse().map(Some),
+        _ => Ok(None),
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Level {
+    type Err = UnknownLevel;
+
+    fn from_str(name: &str) -> Result<Self, UnknownLevel> {
+        let found = Level::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| UnknownLevel { name: name.to_owned() })
+    }
+}
+
+/// Arithmetic that differs between levels, as a zero-sized argument of a body under [`multiversion!`](crate::multiversion).
+pub trait Arithmetic: Copy {
+    /// `a * b + c`: rounded once where the level has a fused instruction, else after each operation.
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
+}
+
+/// [`Arithmetic`] with fused multiply-add.
+#[derive(Clone, Copy, Debug)]
+pub struct Fused;
+
+/// [`Arithmetic`] without fused multiply-add.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain;
+
+impl Arithmetic for Fused {
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+impl Arithmetic for Plain {
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+}
+
+/// Compiles one portable body for every [`Level`] and makes a function that picks by its first argument.
+///
+/// ```
+/// topspin_kernels::multiversion! {
+///     /// Sum of `x[i] * y[i]`.
+///     pub fn dot(math, x: &[f32], y: &[f32]) -> f32 {
+///         let (x, _) = x.as_chunks::<16>();
+///         let (y, _) = y.as_chunks::<16>();
+///         let mut sums = [0.0; 16];
+///         for (x, y) in x.iter().zip(y) {
+///             for lane in 0..16 {
+///                 sums[lane] = math.mul_add(x[lane], y[lane], sums[lane]);
+///             }
+///         }
+///         sums.iter().sum()
+///     }
+/// }
+/// # use topspin_kernels::simd::Level;
+/// assert_eq!(dot(Level::detect(), &[2.0; 32], &[3.0; 32]), 192.0);
+/// ```
+///
+/// The first parameter is a bare name for the [`Arithmetic`] of the level; callers pass a [`Level`] in its place. Loops
+/// over arrays of fixed length (16 lanes suit all levels) become vector code; a single running sum does not, because its
+/// order is fixed. For the same reason results are the same bits on every call at one level, but fused levels differ
+/// from `Scalar`. Helper functions called from a body must be `#[inline(always)]` and take `math: impl Arithmetic`,
+/// else they are compiled for the baseline. `exp` and the like of std are calls, never vectors: write polynomials.
+#[macro_export]
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident(
+        $math:ident $(, $arg:ident: $type:ty)* $(,)?
+    ) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name(level: $crate::simd::Level $(, $arg: $type)*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($math: impl $crate::simd::Arithmetic $(, $arg: $type)*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $type),*) $(-> $ret)? {
+                body($crate::simd::Fused $(, $arg)*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn avx512($($arg: $type),*) $(-> $ret)? {
+                body($crate::simd::Fused $(, $arg)*)
+            }
+
+            match level.verified() {
+                #[cfg(target_arch = "aarch64")]
+                $crate::simd::Level::Neon => body($crate::simd::Fused $(, $arg)*),
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `verified` made sure that the processor has these instructions.
+                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                _ => body($crate::simd::Plain $(, $arg)*),
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    multiversion! {
+        /// Sum of products over whole blocks of 16.
+        #[inline(never)]
+        fn dot(math, x: &[f32], y: &[f32]) -> f32 {
+            let (x, _) = x.as_chunks::<16>();
+            let (y, _) = y.as_chunks::<16>();
+            let mut sums = [0.0; 16];
+            for (x, y) in x.iter().zip(y) {
+                for lane in 0..16 {
+                    sums[lane] = math.mul_add(x[lane], y[lane], sums[lane]);
+                }
+            }
+            sums.iter().sum()
+        }
+    }
+
+    #[test]
+    fn every_level_computes_the_sum() {
+        let x: Vec<f32> = (0..160).map(|i| (i as f32 * 0.7).sin()).collect();
+        let y: Vec<f32> = (0..160).map(|i| (i as f32 * 0.3).cos()).collect();
+        let exact: f64 = x.iter().zip(&y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
+        for level in Level::available() {
+            assert!((f64::from(dot(level, &x, &y)) - exact).abs() < 1e-4, "{level}");
+        }
+    }
+
+    #[test]
+    fn fused_levels_round_once() {
+        // 1 - e^2 rounds to 1, so only the fused product leaves the square of the error behind.
+        let e = f32::EPSILON;
+        assert_eq!(Plain.mul_add(1.0 + e, 1.0 - e, -1.0), 0.0);
+        assert_eq!(Fused.mul_add(1.0 + e, 1.0 - e, -1.0), -e * e);
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for level in Level::ALL {
+            assert_eq!(level.name().parse(), Ok(level));
+        }
+        let unknown = "sse9".parse::<Level>().unwrap_err();
+        assert!(unknown.to_string().contains("`sse9`"));
+    }
+
+    #[test]
+    fn scalar_is_always_available() {
+        assert_eq!(Level::available().next(), Some(Level::Scalar));
+        assert!(Level::detect().is_available());
+    }
+
+    #[test]
+    #[should_panic(expected = "is above")]
+    fn a_foreign_level_is_refused() {
+        let foreign = if cfg!(target_arch = "x86_64") { Level::Neon } else { Level::Avx2 };
+        foreign.verified();
+    }
+}
