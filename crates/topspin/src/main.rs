@@ -1,3 +1,53 @@
-//! The command line.
+//! The command line: what each command is, and how the program ends.
+//!
+//! Exit codes: 0 done; 2 for what the user can mend, with one sentence on stderr; 1 for a fault of the program, which
+//! is a panic and nothing else; 130 after Ctrl-C. Results go to stdout; logs, progress and errors go to stderr.
 
-fn main() {}
+mod cli;
+mod commands;
+mod error;
+mod flags;
+mod interrupt;
+mod log;
+mod output;
+mod progress;
+
+use std::panic::catch_unwind;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    error::word_panics();
+    match catch_unwind(parse_and_run) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => error::report(&error),
+        Err(_) => ExitCode::from(error::FAULT),
+    }
+}
+
+fn parse_and_run() -> anyhow::Result<ExitCode> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => return error::print_usage(&message),
+    };
+    log::to_stderr(&cli.log);
+    interrupt::listen()?;
+    dispatch(cli.command)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Generate(args) => commands::generate::run(args),
+        Command::Score(args) => commands::score::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Chat(args) => commands::chat::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::Completions(args) => commands::completions::run(args),
+        Command::Reference => commands::reference::run(),
+    }
+}

@@ -1,0 +1,46 @@
+//! What can be typed: the commands and what `--help` says of the whole.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{bench, chat, completions, eval, generate, inspect, score};
+use crate::log::LogFlags;
+
+/// Fine-tunes language models by self-play (SPIN): the model answers your prompts, then learns to prefer the answers in
+/// your data over its own, and plays again from where it stands.
+#[derive(Debug, Parser)]
+#[command(name = "topspin", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How much to say meanwhile.
+    #[command(flatten)]
+    pub log: LogFlags,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  topspin inspect train.jsonl                                    What is in this file?
+  topspin generate --model M --input p.jsonl --output out.jsonl  An answer to each prompt
+  topspin score --model M --input pairs.jsonl --output s.jsonl   How likely are these answers?
+  topspin eval --model M --data test.jsonl                       How good is the model?
+  topspin chat --model M                                         Talk to it
+
+A model is a Hugging Face folder, a GGUF file, or `hf:ORG/NAME` from the Hugging Face Hub.
+A data file holds a JSON object on each line: `prompt` (or `messages`) and `response`.
+`topspin COMMAND --help` explains a command's flags and their defaults.";
+
+/// The commands; each says itself what it does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Generate(generate::Args),
+    Score(score::Args),
+    Eval(eval::Args),
+    Chat(chat::Args),
+    Inspect(inspect::Args),
+    Bench(bench::Args),
+    Completions(completions::Args),
+    /// Print docs/reference.md
+    #[command(hide = true)]
+    Reference,
+}

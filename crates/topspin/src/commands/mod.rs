@@ -1,0 +1,10 @@
+//! One file for each command: its flags, and what it does.
+
+pub mod bench;
+pub mod chat;
+pub mod completions;
+pub mod eval;
+pub mod generate;
+pub mod inspect;
+pub mod reference;
+pub mod score;
