@@ -84,7 +84,12 @@ impl<D: Device> Decoder<D> {
         // SwiGLU block. Its product and both normed inputs are cheaper to compute again than to keep.
         device.swiglu_forward(scratch.act.head_mut(t * f), saved.gate_up.head(t * 2 * f), f);
         let dx = || acts.x.head(t * d);
-        device.linear_backward_weight(grads.part_mut(ranges.down.clone()), dx(), scratch.act.head(t * f), &weights.down);
+        device.linear_backward_weight(
+            grads.part_mut(ranges.down.clone()),
+            dx(),
+            scratch.act.head(t * f),
+            &weights.down,
+        );
         device.linear_backward_input(acts.act.head_mut(t * f), dx(), part(&ranges.down), &weights.down, false);
         let dgate_up = acts.gate_up.head_mut(t * 2 * f);
         device.swiglu_backward(dgate_up, acts.act.head(t * f), saved.gate_up.head(t * 2 * f), f);

@@ -265,7 +265,13 @@ impl<D: Device> Decoder<D> {
         let part = |range: &Range<usize>| params.part(range.clone());
         let eps = config.rms_norm_eps;
         let normed = &mut scratch.normed;
-        device.rmsnorm_forward(normed.head_mut(t * d), saved.rstd_attn.head_mut(t), x.head(t * d), part(&ranges.attn_norm), eps);
+        device.rmsnorm_forward(
+            normed.head_mut(t * d),
+            saved.rstd_attn.head_mut(t),
+            x.head(t * d),
+            part(&ranges.attn_norm),
+            eps,
+        );
         let qkv_len = t * heads.qkv_width();
         device.linear_forward(saved.qkv.head_mut(qkv_len), normed.head(t * d), part(&ranges.qkv), &weights.qkv, false);
         device.rope_forward(saved.qkv.head_mut(qkv_len), self.rope.head(self.rope.len()), &batch.positions, heads);
@@ -282,9 +288,21 @@ impl<D: Device> Decoder<D> {
         device.copy(saved.mid.head_mut(t * d), x.head(t * d));
         device.linear_forward(saved.mid.head_mut(t * d), saved.attn.head(q_len), part(&ranges.o), &weights.o, true);
 
-        device.rmsnorm_forward(normed.head_mut(t * d), saved.rstd_mlp.head_mut(t), saved.mid.head(t * d), part(&ranges.mlp_norm), eps);
+        device.rmsnorm_forward(
+            normed.head_mut(t * d),
+            saved.rstd_mlp.head_mut(t),
+            saved.mid.head(t * d),
+            part(&ranges.mlp_norm),
+            eps,
+        );
         let gate_up = &mut saved.gate_up;
-        device.linear_forward(gate_up.head_mut(t * 2 * f), normed.head(t * d), part(&ranges.gate_up), &weights.gate_up, false);
+        device.linear_forward(
+            gate_up.head_mut(t * 2 * f),
+            normed.head(t * d),
+            part(&ranges.gate_up),
+            &weights.gate_up,
+            false,
+        );
         device.swiglu_forward(scratch.act.head_mut(t * f), gate_up.head(t * 2 * f), f);
         device.copy(next.head_mut(t * d), saved.mid.head(t * d));
         device.linear_forward(next.head_mut(t * d), scratch.act.head(t * f), part(&ranges.down), &weights.down, true);

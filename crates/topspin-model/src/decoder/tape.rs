@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use topspin_kernels::device::{Buffer, Device};
+use topspin_kernels::device::Device;
 
 use super::{Decoder, head_chunk};
 use crate::batch::Batch;

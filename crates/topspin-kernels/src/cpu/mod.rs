@@ -1,0 +1,234 @@
+//! The processor as a [`Device`]: plain memory, vector code by run-time detection, threads by rayon.
+//!
+//! Work runs on rayon's current pool: a caller that wants another number of threads installs its own.
+
+mod attention;
+mod elementwise;
+mod embedding;
+mod kv;
+mod logprob;
+pub mod math;
+mod norm;
+mod optimizer;
+mod parallel;
+
+use crate::device::{AdamW, Buffer, Device, HeadShape, In, Out, RmsProp, Span, Use};
+use crate::gemm::{self, Precision, Weight};
+use crate::simd::Level;
+pub use kv::KvStore;
+
+/// The processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    level: Level,
+}
+
+impl Cpu {
+    /// The processor with the best vector instructions that it has.
+    pub fn new() -> Self {
+        Self::with_level(Level::detect())
+    }
+
+    /// The processor with the vector instructions of `level`.
+    ///
+    /// # Panics
+    /// If the level is not available here.
+    pub fn with_level(level: Level) -> Self {
+        Self { level: level.verified() }
+    }
+
+    /// The vector instructions in use.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Buffer for Vec<f32> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+}
+
+type Memory = Vec<f32>;
+
+impl<'a> In<'a, Memory> {
+    fn get(self) -> &'a [f32] {
+        &self.buffer[self.range]
+    }
+}
+
+impl<'a> Out<'a, Memory> {
+    fn get(self) -> &'a mut [f32] {
+        &mut self.buffer[self.range]
+    }
+}
+
+impl Device for Cpu {
+    type Buffer = Memory;
+    type Weight = Weight;
+    type Kv = KvStore;
+
+    fn alloc(&self, len: usize) -> Memory {
+        vec![0.0; len]
+    }
+
+    fn write(&self, to: Out<Memory>, from: &[f32]) {
+        to.get().copy_from_slice(from);
+    }
+
+    fn read(&self, from: In<Memory>, to: &mut [f32]) {
+        to.copy_from_slice(from.get());
+    }
+
+    fn copy(&self, to: Out<Memory>, from: In<Memory>) {
+        to.get().copy_from_slice(from.get());
+    }
+
+    fn zero(&self, to: Out<Memory>) {
+        to.get().fill(0.0);
+    }
+
+    fn embedding_forward(&self, out: Out<Memory>, table: In<Memory>, ids: &[u32]) {
+        embedding::gather_forward(out.get(), table.get(), ids);
+    }
+
+    fn embedding_backward(&self, dtable: Out<Memory>, dout: In<Memory>, ids: &[u32]) {
+        embedding::gather_backward(dtable.get(), dout.get(), ids);
+    }
+
+    fn gather_forward(&self, out: Out<Memory>, x: In<Memory>, rows: &[u32]) {
+        embedding::gather_forward(out.get(), x.get(), rows);
+    }
+
+    fn gather_backward(&self, dx: Out<Memory>, dout: In<Memory>, rows: &[u32]) {
+        embedding::gather_backward(dx.get(), dout.get(), rows);
+    }
+
+    fn rmsnorm_forward(&self, y: Out<Memory>, rstd: Out<Memory>, x: In<Memory>, w: In<Memory>, eps: f32) {
+        norm::rmsnorm_forward(self.level, y.get(), rstd.get(), x.get(), w.get(), eps);
+    }
+
+    fn rmsnorm_backward(
+        &self,
+        dx: Out<Memory>,
+        dw: Out<Memory>,
+        dy: In<Memory>,
+        x: In<Memory>,
+        w: In<Memory>,
+        rstd: In<Memory>,
+    ) {
+        norm::rmsnorm_backward(self.level, dx.get(), dw.get(), dy.get(), x.get(), w.get(), rstd.get());
+    }
+
+    fn weight(&self, precision: Precision, w: In<Memory>, n: usize, k: usize, for_use: Use) -> Weight {
+        Weight::prepare(self.level, precision, w.get(), n, k, for_use)
+    }
+
+    fn weight_update(&self, weight: &mut Weight, w: In<Memory>) {
+        weight.update(w.get());
+    }
+
+    fn linear_forward(&self, y: Out<Memory>, x: In<Memory>, w: In<Memory>, weight: &Weight, accumulate: bool) {
+        gemm::linear_forward(self.level, y.get(), x.get(), w.get(), weight, accumulate);
+    }
+
+    fn linear_backward_input(&self, dx: Out<Memory>, dy: In<Memory>, w: In<Memory>, weight: &Weight, accumulate: bool) {
+        gemm::linear_backward_input(self.level, dx.get(), dy.get(), w.get(), weight, accumulate);
+    }
+
+    fn linear_backward_weight(&self, dw: Out<Memory>, dy: In<Memory>, x: In<Memory>, weight: &Weight) {
+        gemm::linear_backward_weight(self.level, dw.get(), dy.get(), x.get(), weight);
+    }
+
+    fn rope_forward(&self, qkv: Out<Memory>, table: In<Memory>, positions: &[u32], heads: HeadShape) {
+        elementwise::rope_forward(self.level, qkv.get(), table.get(), positions, heads);
+    }
+
+    fn rope_backward(&self, dqkv: Out<Memory>, table: In<Memory>, positions: &[u32], heads: HeadShape) {
+        elementwise::rope_backward(self.level, dqkv.get(), table.get(), positions, heads);
+    }
+
+    fn kv(&self, layers: usize, slots: usize, heads: HeadShape) -> KvStore {
+        KvStore::new(layers, slots, heads)
+    }
+
+    fn kv_append(&self, kv: &mut KvStore, layer: usize, qkv: In<Memory>, slots: &[u32]) {
+        kv.append(layer, qkv.get(), slots);
+    }
+
+    fn attention_forward(
+        &self,
+        out: Out<Memory>,
+        lse: Out<Memory>,
+        qkv: In<Memory>,
+        kv: &KvStore,
+        layer: usize,
+        spans: &[Span],
+    ) {
+        attention::attention_forward(self.level, out.get(), lse.get(), qkv.get(), kv, layer, spans);
+    }
+
+    fn attention_backward(
+        &self,
+        dqkv: Out<Memory>,
+        dout: In<Memory>,
+        out: In<Memory>,
+        qkv: In<Memory>,
+        lse: In<Memory>,
+        spans: &[Span],
+        heads: HeadShape,
+    ) {
+        let (dout, out, qkv, lse) = (dout.get(), out.get(), qkv.get(), lse.get());
+        attention::attention_backward(self.level, dqkv.get(), dout, out, qkv, lse, spans, heads);
+    }
+
+    fn swiglu_forward(&self, y: Out<Memory>, gate_up: In<Memory>, width: usize) {
+        elementwise::swiglu_forward(self.level, y.get(), gate_up.get(), width);
+    }
+
+    fn swiglu_backward(&self, dgate_up: Out<Memory>, dy: In<Memory>, gate_up: In<Memory>, width: usize) {
+        elementwise::swiglu_backward(self.level, dgate_up.get(), dy.get(), gate_up.get(), width);
+    }
+
+    fn logprob_forward(&self, logp: Out<Memory>, lse: Out<Memory>, logits: In<Memory>, targets: &[u32]) {
+        logprob::logprob_forward(self.level, logp.get(), lse.get(), logits.get(), targets);
+    }
+
+    fn logprob_backward(&self, logits: Out<Memory>, dlogp: In<Memory>, lse: In<Memory>, targets: &[u32]) {
+        logprob::logprob_backward(self.level, logits.get(), dlogp.get(), lse.get(), targets);
+    }
+
+    fn adamw_step(
+        &self,
+        params: Out<Memory>,
+        first: Out<Memory>,
+        second: Out<Memory>,
+        grads: In<Memory>,
+        grad_scale: f32,
+        settings: AdamW,
+    ) {
+        let (first, second) = (first.get(), second.get());
+        optimizer::adamw_step(self.level, params.get(), first, second, grads.get(), grad_scale, settings);
+    }
+
+    fn rmsprop_step(
+        &self,
+        params: Out<Memory>,
+        square: Out<Memory>,
+        grads: In<Memory>,
+        grad_scale: f32,
+        settings: RmsProp,
+    ) {
+        optimizer::rmsprop_step(self.level, params.get(), square.get(), grads.get(), grad_scale, settings);
+    }
+
+    fn sum_squares(&self, x: In<Memory>) -> f64 {
+        optimizer::sum_squares(x.get())
+    }
+}

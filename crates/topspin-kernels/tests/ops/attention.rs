@@ -1,0 +1,82 @@
+//! Attention over trees of segments.
+
+use proptest::prelude::*;
+use topspin_kernels::device::{Device, HeadShape, Segment, Span};
+
+use crate::{all, all_mut, devices, error, f64s, gradient, reference, values};
+
+/// Random trees: a root span and branches behind it, packed one after another.
+pub fn trees() -> impl Strategy<Value = Vec<Span>> {
+    let tree = (1usize..24, proptest::collection::vec(1usize..20, 0..4));
+    proptest::collection::vec(tree, 1..4).prop_map(|trees| {
+        let (mut spans, mut row) = (Vec::new(), 0);
+        for (root_len, branches) in trees {
+            let root = Segment { start: row, len: root_len };
+            spans.push(Span { rows: row..row + root_len, path: vec![root] });
+            row += root_len;
+            for len in branches {
+                spans.push(Span { rows: row..row + len, path: vec![root, Segment { start: row, len }] });
+                row += len;
+            }
+        }
+        spans
+    })
+}
+
+pub fn heads() -> impl Strategy<Value = HeadShape> {
+    // Head sizes under, at and over a vector; groups over what shares one pass.
+    let dims = prop_oneof![Just(2usize), Just(6), Just(16), Just(20), Just(64)];
+    (1usize..6, 1usize..3, dims).prop_map(|(group, kv, head_dim)| HeadShape {
+        num_heads: group * kv,
+        num_kv_heads: kv,
+        head_dim,
+    })
+}
+
+fn case() -> impl Strategy<Value = (Vec<Span>, HeadShape, Vec<f32>, Vec<f32>)> {
+    (trees(), heads()).prop_flat_map(|(spans, heads)| {
+        let rows = spans[spans.len() - 1].rows.end;
+        (Just(spans), Just(heads), values(rows * heads.qkv_width()), values(rows * heads.q_width()))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn forward((spans, heads, qkv, _) in case()) {
+        let expected = reference::attention(&f64s(&qkv), &spans, heads);
+        let rows = qkv.len() / heads.qkv_width();
+        for cpu in devices() {
+            let mut kv = cpu.kv(1, rows, heads);
+            cpu.kv_append(&mut kv, 0, all(&qkv), &(0..rows as u32).collect::<Vec<_>>());
+            let (mut out, mut lse) = (vec![0.0; rows * heads.q_width()], vec![0.0; rows * heads.num_heads]);
+            cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(&qkv), &kv, 0, &spans);
+            prop_assert!(error(&out, &expected) < 1e-5);
+        }
+    }
+}
+
+proptest! {
+    // Finite differences run the reference twice for each input element.
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn backward(
+        (spans, heads, qkv, dout) in case().prop_filter("small", |(_, _, qkv, _)| qkv.len() < 1500),
+    ) {
+        let d_expected = gradient(&f64s(&qkv), &dout, |qkv| reference::attention(qkv, &spans, heads));
+        let rows = qkv.len() / heads.qkv_width();
+        for cpu in devices() {
+            let mut kv = cpu.kv(1, rows, heads);
+            cpu.kv_append(&mut kv, 0, all(&qkv), &(0..rows as u32).collect::<Vec<_>>());
+            let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; rows * heads.num_heads]);
+            cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(&qkv), &kv, 0, &spans);
+            let mut dqkv = vec![5.0; qkv.len()];
+            cpu.attention_backward(
+                all_mut(&mut dqkv), all(&dout), all(&out), all(&qkv), all(&lse), &spans, heads,
+            );
+            prop_assert!(error(&dqkv, &d_expected) < 1e-4);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Attention's result for a path is the same to the bit however the path is stored, cut and accompanied.
+
+use proptest::prelude::*;
+use topspin_kernels::cpu::Cpu;
+use topspin_kernels::device::{Device, HeadShape, Segment, Span};
+
+use crate::attention::heads;
+use crate::{all, all_mut, devices, values};
+
+/// Attention of one path as one segment of a fresh store.
+fn alone(cpu: &Cpu, qkv: &Vec<f32>, heads: HeadShape) -> (Vec<f32>, Vec<f32>) {
+    let rows = qkv.len() / heads.qkv_width();
+    let spans = [Span { rows: 0..rows, path: vec![Segment { start: 0, len: rows }] }];
+    run(cpu, qkv, heads, &(0..rows as u32).collect::<Vec<_>>(), rows, &spans)
+}
+
+fn run(
+    cpu: &Cpu,
+    qkv: &Vec<f32>,
+    heads: HeadShape,
+    slots: &[u32],
+    size: usize,
+    spans: &[Span],
+) -> (Vec<f32>, Vec<f32>) {
+    let rows = qkv.len() / heads.qkv_width();
+    let mut kv = cpu.kv(1, size, heads);
+    cpu.kv_append(&mut kv, 0, all(qkv), slots);
+    let (mut out, mut lse) = (vec![0.0; rows * heads.q_width()], vec![0.0; rows * heads.num_heads]);
+    cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(qkv), &kv, 0, spans);
+    (out, lse)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_path_does_not_see_how_it_is_cut(
+        (heads, qkv) in (heads(), 1usize..70).prop_flat_map(|(heads, rows)| (Just(heads), values(rows * heads.qkv_width()))),
+        cuts in proptest::collection::vec(0.0f64..1.0, 0..4),
+        gaps in proptest::collection::vec(0usize..40, 5),
+        threads in 1usize..4,
+    ) {
+        let rows = qkv.len() / heads.qkv_width();
+        let mut ends: Vec<usize> = cuts.iter().map(|cut| (cut * rows as f64) as usize).filter(|&end| end > 0).collect();
+        ends.push(rows);
+        ends.sort_unstable();
+        ends.dedup();
+        // Segments scattered over a larger store; each span sees those up to its own.
+        let (mut slots, mut path, mut spans, mut slot, mut row) = (Vec::new(), Vec::new(), Vec::new(), 0, 0);
+        for (end, gap) in ends.into_iter().zip(gaps) {
+            slot += gap;
+            let segment = Segment { start: slot, len: end - row };
+            slots.extend((slot..slot + segment.len).map(|slot| slot as u32));
+            path.push(segment);
+            spans.push(Span { rows: row..end, path: path.clone() });
+            (slot, row) = (slot + segment.len, end);
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        for cpu in devices() {
+            let scattered = pool.install(|| run(&cpu, &qkv, heads, &slots, slot, &spans));
+            prop_assert_eq!(scattered, alone(&cpu, &qkv, heads));
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The operations once more, in f64, as the formulas say.
+
+use topspin_kernels::device::{HeadShape, Span};
+
+pub fn rmsnorm(x: &[f64], w: &[f64], eps: f64) -> Vec<f64> {
+    let d = w.len();
+    x.chunks(d)
+        .flat_map(|x| {
+            let rstd = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / d as f64 + eps).sqrt();
+            x.iter().zip(w).map(move |(x, w)| x * rstd * w).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+pub fn swiglu(gate_up: &[f64], width: usize) -> Vec<f64> {
+    let row = |row: &[f64]| (0..width).map(|i| row[i] / (1.0 + (-row[i]).exp()) * row[width + i]).collect::<Vec<_>>();
+    gate_up.chunks(2 * width).flat_map(row).collect()
+}
+
+/// Rotation of the pair (i, i + C/2) of each query and key head by `position * theta^(-2i/C)`.
+pub fn rope(qkv: &[f64], positions: &[u32], heads: HeadShape, theta: f64) -> Vec<f64> {
+    let (c, half) = (heads.head_dim, heads.head_dim / 2);
+    let mut out = qkv.to_vec();
+    for (row, &position) in out.chunks_mut(heads.qkv_width()).zip(positions) {
+        for head in row[..heads.q_width() + heads.kv_width()].chunks_mut(c) {
+            for i in 0..half {
+                let angle = f64::from(position) * theta.powf(-2.0 * i as f64 / c as f64);
+                let (a, b) = (head[i], head[i + half]);
+                head[i] = a * angle.cos() - b * angle.sin();
+                head[i + half] = b * angle.cos() + a * angle.sin();
+            }
+        }
+    }
+    out
+}
+
+/// Softmax attention; slot `s` is row `s`.
+pub fn attention(qkv: &[f64], spans: &[Span], heads: HeadShape) -> Vec<f64> {
+    let (c, width) = (heads.head_dim, heads.qkv_width());
+    let mut out = Vec::new();
+    for span in spans {
+        let seen: Vec<usize> =
+            span.path.iter().flat_map(|segment| segment.start..segment.start + segment.len).collect();
+        for row in span.rows.clone() {
+            let visible = &seen[..seen.len() - (span.rows.end - 1 - row)];
+            for head in 0..heads.num_heads {
+                let kv_head = head * heads.num_kv_heads / heads.num_heads;
+                let q = &qkv[row * width + head * c..][..c];
+                let k = |slot: usize| &qkv[slot * width + heads.q_width() + kv_head * c..][..c];
+                let v = |slot: usize| &qkv[slot * width + heads.q_width() + heads.kv_width() + kv_head * c..][..c];
+                let score = |slot: &usize| q.iter().zip(k(*slot)).map(|(q, k)| q * k).sum::<f64>() / (c as f64).sqrt();
+                let scores: Vec<f64> = visible.iter().map(score).collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                let weigh = |i: usize| {
+                    visible.iter().zip(&scores).map(|(&slot, s)| (s - max).exp() / sum * v(slot)[i]).sum::<f64>()
+                };
+                out.extend((0..c).map(weigh));
+            }
+        }
+    }
+    out
+}
+
+pub fn logprobs(logits: &[f64], targets: &[u32]) -> Vec<f64> {
+    let v = logits.len() / targets.len();
+    let row = |(row, &target): (&[f64], &u32)| {
+        let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        row[target as usize] - max - row.iter().map(|l| (l - max).exp()).sum::<f64>().ln()
+    };
+    logits.chunks(v).zip(targets).map(row).collect()
+}
