@@ -1,0 +1,28 @@
+//! Inputs from which nothing can be computed.
+
+/// Values that no figure can be computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    /// There are no values.
+    #[error("there are no responses to evaluate; generate some first")]
+    Empty,
+    /// A value is NaN or infinite.
+    #[error("the value of response {index} (counted from 0) is not a finite number; the model that gave it is broken")]
+    NotFinite {
+        /// The place of the value, counted from 0.
+        index: usize,
+    },
+    /// The tokens of all responses together are none.
+    #[error("the responses have no token between them, so there is nothing to average over; check how they were made")]
+    NoTokens,
+    /// Values that should belong in pairs are not as many on both sides.
+    #[error(
+        "the two sides of a comparison have {left} and {right} responses; compare the same prompts in the same order"
+    )]
+    Unpaired {
+        /// The number of values on the one side.
+        left: usize,
+        /// The number of values on the other.
+        right: usize,
+    },
+}
