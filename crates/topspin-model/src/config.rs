@@ -1,6 +1,10 @@
 //! The decoder's dimensions and constants, and the table of its parameter arena.
 
+mod huggingface;
+
 use topspin_kernels::arena::Layout;
+
+pub(crate) use huggingface::SpecialIds;
 
 /// Dimensions and constants of a Llama-family decoder.
 ///
@@ -62,4 +66,55 @@ impl DecoderConfig {
         }
         layout
     }
+    /// Whether the dimensions fit each other, so that [`layout`](Self::layout) and the decoder can rely on it.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let positive = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_layers),
+            ("num_attention_heads", self.num_heads),
+            ("num_key_value_heads", self.num_kv_heads),
+            ("head_dim", self.head_dim),
+            ("max_position_embeddings", self.max_positions),
+        ];
+        for (key, value) in positive {
+            // Far above any model, and low enough that products of two cannot overflow.
+            if value == 0 || value > MAX_DIMENSION {
+                return Err(InvalidConfig { key, problem: format!("is {value}; it must lie in 1..={MAX_DIMENSION}") });
+            }
+        }
+        let fail = |key, problem| Err(InvalidConfig { key, problem });
+        if self.num_layers > MAX_LAYERS {
+            return fail("num_hidden_layers", format!("is {}; it must lie in 1..={MAX_LAYERS}", self.num_layers));
+        }
+        if !self.num_heads.is_multiple_of(self.num_kv_heads) {
+            let problem = format!("is {}, which does not divide the {} heads", self.num_kv_heads, self.num_heads);
+            return fail("num_key_value_heads", problem);
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            let problem = format!("is {}, but rotary positions turn pairs and need an even number", self.head_dim);
+            return fail("head_dim", problem);
+        }
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
+            return fail("rms_norm_eps", format!("is {}; it must be positive", self.rms_norm_eps));
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
+            return fail("rope_theta", format!("is {}; it must be positive", self.rope_theta));
+        }
+        Ok(())
+    }
+}
+
+const MAX_DIMENSION: usize = 1 << 28;
+const MAX_LAYERS: usize = 4096;
+
+/// A dimension or constant that the decoder cannot have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}` {problem}")]
+pub struct InvalidConfig {
+    /// The key as `config.json` spells it.
+    pub key: &'static str,
+    /// The rest of the sentence.
+    pub problem: String,
 }

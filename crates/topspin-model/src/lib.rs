@@ -1,5 +1,15 @@
 //! The decoder, its weights, tokenizer and chat template.
 
+pub mod chat;
+pub mod checkpoint;
+mod clock;
 pub mod config;
-pub mod batch;
-pub mod decoder;
+pub mod dialect;
+pub mod error;
+pub mod gguf;
+pub mod hub;
+pub mod source;
+pub mod tokenizer;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,284 @@
+//! Chat templates: Jinja programs that write a conversation as the text a model was trained on.
+//!
+//! The environment is the one of transformers' `apply_chat_template`: trimmed blocks, loop controls, Python's string
+//! methods, `raise_exception`, `strftime_now`, Python's form of JSON.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde::{Deserialize, Serialize};
+use serde_json::Map;
+
+use crate::clock::Clock;
+use crate::error::ModelError;
+use crate::tokenizer::{Tokenizer, read_object};
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of `role`.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A compiled chat template.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    path: PathBuf,
+    source: String,
+    environment: Environment<'static>,
+    tokens: BTreeMap<&'static str, String>,
+}
+
+const NAME: &str = "chat_template";
+
+impl ChatTemplate {
+    /// Compiles a template. `path` is only named in errors; the tokenizer's special tokens are visible to the template
+    /// by their names (`bos_token`, ...).
+    pub fn new(path: &Path, source: &str, tokenizer: &Tokenizer) -> Result<Self, ModelError> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.expect("the delimiters are the usual ones"));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(format_like_python);
+        environment.add_filter("tojson", to_json);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        let clock = Clock::now();
+        environment.add_function("strftime_now", move |format: String| {
+            clock.format(&format).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
+        });
+        environment
+            .add_template_owned(NAME, without_generation_tags(source))
+            .map_err(|e| ModelError::Template { path: path.into(), problem: e.to_string() })?;
+        let tokens = tokenizer.named_tokens().map(|(key, token)| (key, token.to_owned())).collect();
+        Ok(Self { path: path.into(), source: source.into(), environment, tokens })
+    }
+
+    /// Finds and compiles the template of a model folder, if it has one: in `chat_template.jinja`, in
+    /// `chat_template.json`, or in `tokenizer_config.json`, whose contents are `settings`.
+    pub(crate) fn from_folder(
+        dir: &Path,
+        settings: &Map<String, serde_json::Value>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Self>, ModelError> {
+        let path = dir.join("chat_template.jinja");
+        if path.exists() {
+            return Self::new(&path, &topspin_files::read_to_string(&path)?, tokenizer).map(Some);
+        }
+        let path = dir.join("chat_template.json");
+        if let Some(object) = read_object(path.clone())? {
+            return from_json(&path, object.get("chat_template"), tokenizer);
+        }
+        from_json(&dir.join("tokenizer_config.json"), settings.get("chat_template"), tokenizer)
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Writes a conversation; with `add_generation_prompt` up to where the model's answer begins.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, ModelError> {
+        let values = context! {
+            messages => Serde(messages),
+            add_generation_prompt => add_generation_prompt,
+            // Templates ask whether these are none, which an undefined name is not.
+            tools => Value::from(()),
+            documents => Value::from(()),
+            ..Value::from_pairs(self.tokens.iter().map(|(&key, token)| (key, token.as_str())))
+        };
+        let template = self.environment.get_template(NAME);
+        template
+            .and_then(|template| template.render(values))
+            .map_err(|e| ModelError::Template { path: self.path.clone(), problem: e.to_string() })
+    }
+}
+
+/// One template, or a list of named ones of which `default` is the one for chats.
+fn from_json(
+    path: &Path,
+    value: Option<&serde_json::Value>,
+    tokenizer: &Tokenizer,
+) -> Result<Option<ChatTemplate>, ModelError> {
+    use serde_json::Value;
+    let source = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(source)) => Some(source.as_str()),
+        Some(Value::Array(list)) => {
+            let default = list.iter().find(|item| item.get("name").is_some_and(|name| name == "default"));
+            default
+                .or(if list.len() == 1 { list.first() } else { None })
+                .and_then(|item| item.get("template")?.as_str())
+        }
+        Some(_) => None,
+    };
+    match source {
+        Some(source) => ChatTemplate::new(path, source, tokenizer).map(Some),
+        None => {
+            let problem = "is neither a text nor a list with a template named `default`";
+            Err(ModelError::config(path, "chat_template", problem))
+        }
+    }
+}
+
+/// `None`, `True` and `False` where Jinja's own spelling is lower-case.
+fn format_like_python(out: &mut minijinja::Output, state: &mut minijinja::State, value: &Value) -> Result<(), Error> {
+    if value.is_none() {
+        out.write_str("None").map_err(Error::from)
+    } else if let Ok(truth) = bool::try_from(value.clone())
+        && value.kind() == minijinja::value::ValueKind::Bool
+    {
+        out.write_str(if truth { "True" } else { "False" }).map_err(Error::from)
+    } else {
+        minijinja::escape_formatter(out, state, value)
+    }
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=indent)`.
+fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    options.get::<Option<bool>>("ensure_ascii")?;
+    options.assert_all_used()?;
+    let fail = |e| Error::new(ErrorKind::BadSerialization, "cannot be written as JSON").with_source(e);
+    let mut out = Vec::new();
+    match indent {
+        Some(n) => {
+            let spaces = " ".repeat(n);
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)).map_err(fail)?;
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)).map_err(fail)?,
+    }
+    Ok(Value::from_safe_string(String::from_utf8_lossy(&out).into_owned()))
+}
+
+/// Python's separators, `, ` and `: `.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// Replaces `{% generation %}` and `{% endgeneration %}`, which mark the assistant's words for transformers and print
+/// nothing, by a condition that always holds: the same block to the engine, with the same trimming.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        out.push_str(before);
+        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
+        let (tag, after) = tag.split_at(end);
+        let name = tag.trim_matches(['{', '}', '%', '-', '+']).trim();
+        match name {
+            "generation" => out.push_str(&tag.replacen(name, "if true", 1)),
+            "endgeneration" => out.push_str(&tag.replacen(name, "endif", 1)),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn template(source: &str) -> ChatTemplate {
+        ChatTemplate::new(Path::new("m/t.jinja"), source, &Tokenizer::from_characters("ab")).unwrap()
+    }
+
+    fn render(source: &str) -> String {
+        template(source).render(&[Message::new("user", " Hé <b> "), Message::new("assistant", "ok")], true).unwrap()
+    }
+
+    #[test]
+    fn renders_as_transformers_does() {
+        // Each expectation is what Jinja2 prints with the settings of transformers.
+        assert_eq!(
+            render("{% for m in messages %}\n  {% if loop.first %}\n[{{ m.role }}]\n  {% endif %}\n{% endfor %}\n"),
+            "[user]\n"
+        );
+        assert_eq!(render("{{ messages[0]['content'].strip() + eos_token }}"), "Hé <b><end>");
+        assert_eq!(render("{{ messages[0].content | trim }}|{{ messages[1:] | length }}"), "Hé <b>|1");
+        assert_eq!(render("{{ messages[0] | tojson }}"), r#"{"role": "user", "content": " Hé <b> "}"#);
+        assert_eq!(render("{{ [1, {}] | tojson(indent=2) }}"), "[\n  1,\n  {}\n]");
+        assert_eq!(render("{{ tools is none }} {{ none }} {{ bos_token is defined }}"), "True None False");
+        assert_eq!(
+            render(
+                "{% for m in messages %}{% if m.role == 'user' %}{% continue %}{% endif %}{{ m.content }}{% endfor %}"
+            ),
+            "ok"
+        );
+        assert_eq!(render("a {%- generation -%} b {%- endgeneration %} c"), "ab c");
+        assert_eq!(
+            render(
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"
+            ),
+            "2"
+        );
+        assert_eq!(render("{{ strftime_now('%Y').startswith('2') }}"), "True");
+        assert_eq!(render("{% if add_generation_prompt %}go{% endif %}"), "go");
+    }
+
+    #[test]
+    fn an_exception_is_the_message() {
+        let error =
+            template("{{ raise_exception('Roles must alternate') }}").render(&[], false).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "cannot apply the chat template of `m/t.jinja`: invalid operation: Roles must alternate (in chat_template:1)"
+        );
+        let broken = ChatTemplate::new(Path::new("t"), "{% if %}", &Tokenizer::from_characters("a")).unwrap_err();
+        assert!(broken.to_string().starts_with("cannot apply the chat template of `t`: syntax error"), "{broken}");
+    }
+
+    #[test]
+    fn is_found_in_its_usual_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokenizer = Tokenizer::from_characters("ab");
+        let find = |settings: serde_json::Value| {
+            ChatTemplate::from_folder(dir.path(), settings.as_object().unwrap(), &tokenizer)
+                .map(|t| t.map(|t| t.source().to_owned()))
+        };
+        assert_eq!(find(json!({})).unwrap(), None);
+        assert_eq!(find(json!({"chat_template": "one"})).unwrap().as_deref(), Some("one"));
+        let named =
+            json!({"chat_template": [{"name": "rag", "template": "x"}, {"name": "default", "template": "two"}]});
+        assert_eq!(find(named).unwrap().as_deref(), Some("two"));
+        let error = find(json!({"chat_template": [{"name": "a", "template": "x"}, {"name": "b", "template": "y"}]}));
+        assert!(error.unwrap_err().to_string().contains("a list with a template named `default`"));
+        fs::write(dir.path().join("chat_template.json"), r#"{"chat_template": "three"}"#).unwrap();
+        assert_eq!(find(json!({"chat_template": "one"})).unwrap().as_deref(), Some("three"));
+        fs::write(dir.path().join("chat_template.jinja"), "four").unwrap();
+        assert_eq!(find(json!({})).unwrap().as_deref(), Some("four"));
+    }
+}

@@ -1,0 +1,270 @@
+//! Weights in safetensors files: one `model.safetensors`, or shards listed in `model.safetensors.index.json`.
+
+mod save;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde_json::Value;
+use topspin_files::{Action, FileError};
+use topspin_kernels::arena::{Entry, Layout};
+
+use crate::error::ModelError;
+use crate::tokenizer::read_object;
+
+pub use save::{SaveDtype, save_folder};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The limit of the `safetensors` crate: a larger header is no header.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Elements converted at a time.
+const CHUNK: usize = 1 << 16;
+
+/// The opened weight files of a model folder. Their headers are in memory, the weights are read on request.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    files: Vec<PathBuf>,
+    tensors: BTreeMap<String, Stored>,
+}
+
+/// Where one tensor lies.
+#[derive(Clone, Debug)]
+struct Stored {
+    /// Index into the files.
+    file: usize,
+    /// First byte, from the start of the file.
+    start: u64,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Checkpoint {
+    /// Reads the headers of a folder's weight files and checks that the files are as long as these say.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        let single = dir.join(SINGLE);
+        let index = dir.join(INDEX);
+        if single.exists() {
+            let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
+            checkpoint.add_file(single)?;
+            return Ok(checkpoint);
+        }
+        match read_object(index.clone())? {
+            Some(object) => Self::open_shards(dir, &index, object.get("weight_map")),
+            None => {
+                let problem = if dir.join("pytorch_model.bin").exists()
+                    || dir.join("pytorch_model.bin.index.json").exists()
+                {
+                    format!(
+                        "it has `pytorch_model.bin` but no `{SINGLE}`; save the model again with transformers, which writes safetensors"
+                    )
+                } else {
+                    format!("it has neither `{SINGLE}` nor `{INDEX}`; put the weights there, or name another folder")
+                };
+                Err(ModelError::weights(dir, problem))
+            }
+        }
+    }
+
+    fn open_shards(dir: &Path, index: &Path, map: Option<&Value>) -> Result<Self, ModelError> {
+        let Some(map) = map.and_then(Value::as_object) else {
+            return Err(ModelError::config(index, "weight_map", "is missing, or is not a table of tensors and files"));
+        };
+        let mut names = BTreeSet::new();
+        for (tensor, file) in map {
+            let plain = file
+                .as_str()
+                .filter(|f| matches!(Path::new(f).components().collect::<Vec<_>>()[..], [Component::Normal(_)]));
+            match plain {
+                Some(file) => names.insert(file),
+                None => {
+                    return Err(ModelError::tensor(
+                        index,
+                        tensor,
+                        format!("is said to be in {file}, which is no file of the folder"),
+                    ));
+                }
+            };
+        }
+        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        for name in names {
+            checkpoint.add_file(dir.join(name))?;
+        }
+        for (tensor, file) in map {
+            let found = checkpoint.tensors.get(tensor).map(|stored| &checkpoint.files[stored.file]);
+            let wanted = dir.join(file.as_str().unwrap_or_default());
+            if found != Some(&wanted) {
+                return Err(ModelError::tensor(
+                    &wanted,
+                    tensor,
+                    format!("is missing, although `{INDEX}` says that it is there"),
+                ));
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn add_file(&mut self, path: PathBuf) -> Result<(), ModelError> {
+        let (metadata, data) = read_header(&path)?;
+        for (name, info) in metadata.tensors() {
+            let TensorInfo { dtype, shape, data_offsets } = info;
+            let stored = Stored {
+                file: self.files.len(),
+                start: data + data_offsets.0 as u64,
+                dtype: *dtype,
+                shape: shape.clone(),
+            };
+            if let Some(other) = self.tensors.insert(name.clone(), stored) {
+                let problem = format!("is also in `{}`; remove one of the files", self.files[other.file].display());
+                return Err(ModelError::tensor(&path, name, problem));
+            }
+        }
+        self.files.push(path);
+        Ok(())
+    }
+
+    /// The weight files.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Element type and shape of each tensor, in order of name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Dtype, &[usize])> {
+        self.tensors.iter().map(|(name, stored)| (name.as_str(), stored.dtype, stored.shape.as_slice()))
+    }
+
+    /// Checks that the files hold exactly the tensors of the layout, in their shapes and in a type that can be read.
+    ///
+    /// Two kinds of other tensors are passed over, as transformers does: an output head in a model whose head is the
+    /// embedding, and the rotary frequencies that old checkpoints carry, which follow from the settings.
+    pub fn check(&self, layout: &Layout) -> Result<(), ModelError> {
+        for entry in layout.entries() {
+            let stored = self.stored(entry)?;
+            let path = &self.files[stored.file];
+            if stored.shape != entry.shape {
+                let problem = format!("has the shape {:?}; `config.json` asks for {:?}", stored.shape, entry.shape);
+                return Err(ModelError::tensor(path, &entry.name, problem));
+            }
+            if !matches!(stored.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                let problem = format!(
+                    "is stored as {}, which is not supported; save the model as F32, F16 or BF16",
+                    stored.dtype
+                );
+                return Err(ModelError::tensor(path, &entry.name, problem));
+            }
+        }
+        let embedding = layout.get("model.embed_tokens.weight").map(|entry| &entry.shape);
+        for (name, stored) in &self.tensors {
+            let tied_head = name == "lm_head.weight" && embedding == Some(&stored.shape);
+            if layout.get(name).is_none() && !tied_head && !name.ends_with(".rotary_emb.inv_freq") {
+                return Err(ModelError::tensor(&self.files[stored.file], name, "is none that the decoder uses"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all parameters of the layout into the arena `out`, as f32.
+    ///
+    /// # Panics
+    /// If `out` is not of the arena's size.
+    pub fn read_parameters(&self, layout: &Layout, out: &mut [f32]) -> Result<(), ModelError> {
+        assert_eq!(out.len(), layout.len(), "elements of the parameter arena");
+        self.check(layout)?;
+        let mut buffer = vec![0; CHUNK * 4];
+        for entry in layout.entries() {
+            let stored = self.stored(entry)?;
+            let path = &self.files[stored.file];
+            let fail = |e| FileError::new(Action::Read, path, e);
+            let mut file = topspin_files::open(path)?;
+            file.seek(SeekFrom::Start(stored.start)).map_err(fail)?;
+            for part in out[entry.range()].chunks_mut(CHUNK) {
+                let encoded = &mut buffer[..part.len() * stored.dtype.bitsize() / 8];
+                file.read_exact(encoded).map_err(fail)?;
+                decode(stored.dtype, encoded, part);
+            }
+        }
+        Ok(())
+    }
+
+    fn stored(&self, entry: &Entry) -> Result<&Stored, ModelError> {
+        self.tensors.get(&entry.name).ok_or_else(|| {
+            // Of a sharded model, no one file is at fault.
+            let place = match &self.files[..] {
+                [file] => file.as_path(),
+                files => files.first().and_then(|file| file.parent()).unwrap_or(Path::new(".")),
+            };
+            ModelError::tensor(place, &entry.name, "is missing")
+        })
+    }
+}
+
+fn decode(dtype: Dtype, encoded: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => {
+            for (x, b) in out.iter_mut().zip(encoded.chunks_exact(4)) {
+                *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }
+        }
+        Dtype::F16 => {
+            for (x, b) in out.iter_mut().zip(encoded.chunks_exact(2)) {
+                *x = f16::from_le_bytes([b[0], b[1]]).to_f32();
+            }
+        }
+        Dtype::BF16 => {
+            for (x, b) in out.iter_mut().zip(encoded.chunks_exact(2)) {
+                *x = bf16::from_le_bytes([b[0], b[1]]).to_f32();
+            }
+        }
+        _ => unreachable!("`check` admits three types"),
+    }
+}
+
+/// The header of a safetensors file, and the first byte of the weights.
+fn read_header(path: &Path) -> Result<(Metadata, u64), ModelError> {
+    let mut file = topspin_files::open(path)?;
+    let fail = |e| FileError::new(Action::Read, path, e);
+    let len = file.get_ref().metadata().map_err(fail)?.len();
+    let foreign = || ModelError::weights(path, "it is not a safetensors file; check that it is the right one");
+    // The length of the JSON, then the JSON: nine bytes tell.
+    let mut start = [0; 9];
+    if len < start.len() as u64 {
+        return Err(foreign());
+    }
+    file.read_exact(&mut start).map_err(fail)?;
+    let header = u64::from_le_bytes([start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]);
+    if header > MAX_HEADER || header < 2 || start[8] != b'{' {
+        return Err(foreign());
+    }
+    let truncated = |wanted: u64| {
+        let problem = format!(
+            "it ends after {len} bytes, but its header asks for {wanted}; the file is truncated, fetch it again"
+        );
+        ModelError::weights(path, problem)
+    };
+    let data = 8 + header;
+    if data > len {
+        return Err(truncated(data));
+    }
+    let mut json = vec![b'{'; header as usize];
+    file.read_exact(&mut json[1..]).map_err(fail)?;
+    let metadata: Metadata = serde_json::from_slice(&json)
+        .map_err(|e| ModelError::weights(path, format!("its header is damaged ({e}); fetch the file again")))?;
+    match data.checked_add(metadata.data_len() as u64) {
+        Some(end) if end == len => Ok((metadata, data)),
+        Some(end) if end < len => {
+            let problem =
+                format!("it has {len} bytes, but its header accounts for {end}; the file is damaged, fetch it again");
+            Err(ModelError::weights(path, problem))
+        }
+        end => Err(truncated(end.unwrap_or(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! Models from the Hugging Face Hub, through its cache.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
+use hf_hub::repository::RepoTypeModel;
+use hf_hub::{HFClient, HFError, HFRepositorySync};
+use serde_json::Value;
+
+use crate::error::ModelError;
+use crate::tokenizer::read_object;
+
+/// Called as a file arrives, with its name, the bytes so far and the bytes in all (0 if unknown). It must not block.
+pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
+
+/// Where models are fetched from and kept.
+///
+/// What is not set here comes from the environment as in `huggingface_hub`: `HF_ENDPOINT`, `HF_TOKEN` (or the login
+/// that is stored), `HF_HUB_CACHE` or `HF_HOME`.
+#[derive(Clone, Default)]
+pub struct Hub {
+    /// The server; by default the public one.
+    pub endpoint: Option<String>,
+    /// The folder of the cache, in the layout that all Hugging Face libraries share.
+    pub cache: Option<PathBuf>,
+    /// Whether to use the cache only.
+    pub offline: bool,
+    /// Told of each file as it arrives.
+    pub progress: Option<Progress>,
+}
+
+/// Files that a model may do without.
+const OPTIONAL: [&str; 6] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+impl Hub {
+    /// The Hub as the environment describes it; `HF_HUB_OFFLINE` set to a true value keeps to the cache.
+    pub fn from_env() -> Self {
+        let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| is_true(&value));
+        Self { offline, ..Self::default() }
+    }
+
+    /// Fetches what is not in the cache of a model named `org/name` or `org/name@revision`, and returns its folder.
+    ///
+    /// All files are of one commit, the one that the revision (by default `main`) names when the first is fetched.
+    pub fn fetch(&self, model: &str) -> Result<PathBuf, ModelError> {
+        let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
+        let valid = |part: &str| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !part.is_empty() && part.chars().all(allowed) && !part.starts_with('.')
+        };
+        let (owner, name) = hf_hub::split_id(id);
+        if !(valid(name) && (valid(owner) || !id.contains('/'))) || revision.is_empty() {
+            let problem = "a model on the Hub is written `hf:org/name` or `hf:org/name@revision`".into();
+            return Err(ModelError::NotAModel { spec: format!("hf:{model}"), problem });
+        }
+        let mut builder = HFClient::builder();
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.endpoint(endpoint);
+        }
+        if let Some(cache) = &self.cache {
+            builder = builder.cache_dir(cache);
+        }
+        let fail = |problem: String| ModelError::Hub { repo: format!("hf:{model}"), problem };
+        let client = builder.build().map_err(|e| fail(e.to_string()))?;
+        let endpoint = client.endpoint().to_owned();
+        let cache = client.cache_dir().to_owned();
+        let client = hf_hub::HFClientSync::from_inner(client).map_err(|e| fail(e.to_string()))?;
+        let fetch = Fetch { hub: self, model, endpoint, cache, repo: client.model(owner, name) };
+        fetch.all(revision)
+    }
+}
+
+/// One model being fetched.
+struct Fetch<'a> {
+    hub: &'a Hub,
+    model: &'a str,
+    endpoint: String,
+    cache: PathBuf,
+    repo: HFRepositorySync<RepoTypeModel>,
+}
+
+impl Fetch<'_> {
+    fn all(&self, revision: &str) -> Result<PathBuf, ModelError> {
+        let config = self.file("config.json", revision)?.ok_or_else(|| self.absent("config.json"))?;
+        // snapshots/<commit>/config.json
+        let dir = config.parent().unwrap_or(Path::new("")).to_owned();
+        let commit = dir.file_name().and_then(|name| name.to_str()).unwrap_or(revision).to_owned();
+        for name in OPTIONAL {
+            self.pinned(name, &commit)?;
+        }
+        let index_name = "model.safetensors.index.json";
+        if self.pinned("model.safetensors", &commit)?.is_some() {
+            return Ok(dir);
+        }
+        let Some(index) = self.pinned(index_name, &commit)? else {
+            return Err(self.absent("model.safetensors` or `model.safetensors.index.json"));
+        };
+        let index = read_object(index)?.unwrap_or_default();
+        let map = index.get("weight_map").and_then(Value::as_object);
+        let mut shards: Vec<&str> = map.into_iter().flat_map(|map| map.values()).filter_map(Value::as_str).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        for shard in shards {
+            self.pinned(shard, &commit)?.ok_or_else(|| self.absent(shard))?;
+        }
+        Ok(dir)
+    }
+
+    /// A file of a fixed commit, which can be taken from the cache unasked: it never changes.
+    fn pinned(&self, name: &str, commit: &str) -> Result<Option<PathBuf>, ModelError> {
+        match self.repo.download_file().filename(name).revision(commit).local_files_only(true).send() {
+            Ok(path) => Ok(Some(path)),
+            // The cache remembers what a commit does not have.
+            Err(HFError::EntryNotFound { .. }) => Ok(None),
+            Err(HFError::LocalEntryNotFound { .. }) if self.hub.offline => Ok(None),
+            Err(HFError::LocalEntryNotFound { .. }) => self.file(name, commit),
+            Err(e) => Err(self.fail(e)),
+        }
+    }
+
+    /// A file of a revision, or `None` if the repository does not have it.
+    fn file(&self, name: &str, revision: &str) -> Result<Option<PathBuf>, ModelError> {
+        let report = self.hub.progress.clone().map(|report| Report { file: name.to_owned(), report });
+        let request = self.repo.download_file().filename(name).revision(revision).local_files_only(self.hub.offline);
+        match request.maybe_progress(report.map(hf_hub::progress::Progress::new)).send() {
+            Ok(path) => Ok(Some(path)),
+            Err(HFError::EntryNotFound { .. } | HFError::LocalEntryNotFound { .. }) => Ok(None),
+            Err(e) => Err(self.fail(e)),
+        }
+    }
+
+    fn absent(&self, file: &str) -> ModelError {
+        let problem = if self.hub.offline {
+            let cache = self.cache.display();
+            format!("`{file}` is not in the cache `{cache}`, and `HF_HUB_OFFLINE` is set; unset it to fetch the file")
+        } else {
+            format!(
+                "there is no such model at {}, or it has no `{file}`; check the name and the revision",
+                self.endpoint
+            )
+        };
+        ModelError::Hub { repo: format!("hf:{}", self.model), problem }
+    }
+
+    fn fail(&self, error: HFError) -> ModelError {
+        let problem = match error {
+            HFError::AuthRequired { .. } => {
+                "there is no such model, or it asks for a login; check the name, and set `HF_TOKEN` if it is private".into()
+            }
+            HFError::Forbidden { .. } => {
+                "access to it is restricted; accept its terms on its page, and set `HF_TOKEN` to a token that may read it".into()
+            }
+            HFError::RateLimited { .. } => "the Hub turns down so many requests; wait a little, or set `HF_TOKEN`".into(),
+            HFError::Request { source, .. } => {
+                format!("{} cannot be reached ({source}); check the network, or set `HF_HUB_OFFLINE=1` to use the cache", self.endpoint)
+            }
+            HFError::Io(e) => format!("the cache `{}` cannot be used: {e}", self.cache.display()),
+            other => other.to_string(),
+        };
+        ModelError::Hub { repo: format!("hf:{}", self.model), problem }
+    }
+}
+
+/// Passes the bytes of one file on.
+struct Report {
+    file: String,
+    report: Progress,
+}
+
+impl ProgressHandler for Report {
+    fn on_progress(&self, event: &ProgressEvent) {
+        match event {
+            ProgressEvent::Download(DownloadEvent::Progress { files }) => {
+                for file in files {
+                    (self.report)(&self.file, file.bytes_completed, file.total_bytes);
+                }
+            }
+            ProgressEvent::Download(DownloadEvent::AggregateProgress { bytes_completed, total_bytes, .. }) => {
+                (self.report)(&self.file, *bytes_completed, *total_bytes);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The spellings that `huggingface_hub` takes for true.
+fn is_true(value: &str) -> bool {
+    ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
+}
+
+#[cfg(test)]
+mod tests;

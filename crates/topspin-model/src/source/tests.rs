@@ -1,0 +1,176 @@
+use std::fs;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::chat::Message;
+use crate::checkpoint::{SaveDtype, save_folder};
+use crate::gguf::testing::{byte_vocabulary_keys, llama_keys};
+use crate::testing::{byte_tokenizer, random_parameters, tiny_config};
+
+const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>\n{% endfor %}";
+
+/// A folder with a model whose vocabulary holds the byte tokenizer.
+fn saved(mut config: DecoderConfig, seed: u64) -> (tempfile::TempDir, DecoderConfig, Vec<f32>) {
+    config.vocab_size += 261;
+    let parameters = random_parameters(config.layout().len(), seed);
+    let tokenizer = byte_tokenizer();
+    let template = ChatTemplate::new(Path::new("t"), TEMPLATE, &tokenizer).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let dialect = Dialect::new(tokenizer, Some(template));
+    save_folder(dir.path(), &config, &parameters, SaveDtype::F32, &dialect).unwrap();
+    (dir, config, parameters)
+}
+
+fn small() -> DecoderConfig {
+    DecoderConfig {
+        vocab_size: 1,
+        hidden_size: 8,
+        intermediate_size: 6,
+        num_layers: 1,
+        num_heads: 2,
+        num_kv_heads: 1,
+        head_dim: 4,
+        rms_norm_eps: 1e-5,
+        rope_theta: 1e4,
+        max_positions: 16,
+        tie_word_embeddings: true,
+    }
+}
+
+fn open(dir: &Path) -> Result<ModelFiles, ModelError> {
+    ModelFiles::open(&ModelSource::resolve(dir.to_str().unwrap())?)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn a_saved_model_opens_as_the_same_model(config in tiny_config(), seed in any::<u64>(), text in "\\PC{0,20}") {
+        let (dir, config, parameters) = saved(config, seed);
+        let model = open(dir.path()).unwrap();
+        prop_assert_eq!(&model.config, &config);
+        let mut read = vec![f32::NAN; parameters.len()];
+        model.read_parameters(&mut read).unwrap();
+        prop_assert_eq!(&read, &parameters);
+        let tokenizer = model.dialect.tokenizer();
+        prop_assert_eq!(tokenizer.encode(&text).unwrap(), byte_tokenizer().encode(&text).unwrap());
+        prop_assert_eq!((tokenizer.end_of_turn(), tokenizer.stop_ids()), (258, &[256, 258][..]));
+        let rendered = model.dialect.template().unwrap().render(&[Message::new("user", &text)], false).unwrap();
+        prop_assert_eq!(rendered, format!("<|im_start|>user\n{text}<|im_end|>\n"));
+        // Saving what was opened changes nothing.
+        let again = tempfile::tempdir().unwrap();
+        save_folder(again.path(), &model.config, &parameters, SaveDtype::F32, &model.dialect).unwrap();
+        prop_assert_eq!(open(again.path()).unwrap().fingerprint().unwrap(), model.fingerprint().unwrap());
+    }
+}
+
+#[test]
+fn a_fingerprint_follows_the_contents() {
+    let (one, ..) = saved(small(), 1);
+    let (same, ..) = saved(small(), 1);
+    let (other, ..) = saved(small(), 2);
+    let print = |dir: &tempfile::TempDir| open(dir.path()).unwrap().fingerprint().unwrap();
+    assert_eq!(print(&one).len(), 64);
+    assert_eq!(print(&one), print(&same));
+    assert_ne!(print(&one), print(&other));
+    fs::write(same.path().join("chat_template.jinja"), "another").unwrap();
+    assert_ne!(print(&one), print(&same));
+}
+
+#[test]
+fn a_gguf_file_opens_as_a_model() {
+    let mut config = small();
+    config.vocab_size = 261;
+    let mut writer = byte_vocabulary_keys(llama_keys(&config));
+    let names = [
+        ("token_embd", "model.embed_tokens"),
+        ("output_norm", "model.norm"),
+        ("blk.0.attn_norm", "model.layers.0.input_layernorm"),
+        ("blk.0.attn_q", "model.layers.0.self_attn.q_proj"),
+        ("blk.0.attn_k", "model.layers.0.self_attn.k_proj"),
+        ("blk.0.attn_v", "model.layers.0.self_attn.v_proj"),
+        ("blk.0.attn_output", "model.layers.0.self_attn.o_proj"),
+        ("blk.0.ffn_norm", "model.layers.0.post_attention_layernorm"),
+        ("blk.0.ffn_gate", "model.layers.0.mlp.gate_proj"),
+        ("blk.0.ffn_up", "model.layers.0.mlp.up_proj"),
+        ("blk.0.ffn_down", "model.layers.0.mlp.down_proj"),
+    ];
+    let layout = config.layout();
+    let parameters = random_parameters(layout.len(), 3);
+    for (name, ours) in names {
+        let entry = layout.get(&format!("{ours}.weight")).unwrap();
+        writer =
+            writer.tensor(&format!("{name}.weight"), gguf::GgmlType::F32, &entry.shape, &parameters[entry.range()]);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    fs::write(&path, writer.finish()).unwrap();
+    let model = open(&path).unwrap();
+    assert_eq!(model.config, config);
+    let description = model.describe();
+    assert_eq!(description.parameters, layout.len());
+    assert_eq!(description.stored_types, BTreeMap::from([("F32".to_owned(), layout.len())]));
+    assert_eq!((description.end_of_turn.as_str(), description.chat_template), ("<|endoftext|>", false));
+    let before = model.fingerprint().unwrap();
+    fs::rename(&path, dir.path().join("n.gguf")).unwrap();
+    assert_eq!(open(&dir.path().join("n.gguf")).unwrap().fingerprint().unwrap(), before, "the name does not matter");
+    fs::rename(dir.path().join("n.gguf"), &path).unwrap();
+    let mut read = vec![0.0; parameters.len()];
+    model.read_parameters(&mut read).unwrap();
+    let norm = layout.get("model.norm.weight").unwrap().range();
+    assert_eq!(read[norm.clone()], parameters[norm]);
+}
+
+#[test]
+fn names_what_is_wrong() {
+    let resolve = |spec: &str| ModelSource::resolve(spec).unwrap_err().to_string();
+    assert_eq!(
+        resolve("no/such/model"),
+        "`no/such/model` is not a model: there is no such file or folder; check the path, or write `hf:org/name` for a \
+         model on the Hub"
+    );
+    for spec in ["hf:", "hf:../x", "hf:a/b/c", "hf:a/b@", "hf:/b"] {
+        let expected =
+            format!("`{spec}` is not a model: a model on the Hub is written `hf:org/name` or `hf:org/name@revision`");
+        assert_eq!(resolve(spec), expected);
+    }
+
+    let (dir, ..) = saved(small(), 1);
+    let error = |dir: &tempfile::TempDir| {
+        open(dir.path()).unwrap_err().to_string().replace(&dir.path().display().to_string(), "DIR")
+    };
+    let weights = dir.path().join("model.safetensors");
+    assert!(
+        resolve(weights.to_str().unwrap()).ends_with("it is a file, but not a `.gguf`; name the folder that holds it")
+    );
+    fs::remove_file(weights).unwrap();
+    assert!(error(&dir).starts_with("cannot use the weights in `DIR`: it has neither `model.safetensors`"));
+    fs::write(dir.path().join("config.json"), "{").unwrap();
+    let expected = "`DIR/config.json` is not valid JSON: EOF while parsing an object at line 1 column 1";
+    assert_eq!(error(&dir), expected);
+    fs::remove_file(dir.path().join("config.json")).unwrap();
+    let expected =
+        "`DIR` is not a model: it is a folder without `config.json`; name a folder in the Hugging Face layout";
+    assert_eq!(error(&dir), expected);
+
+    let (dir, ..) = saved(small(), 1);
+    let path = dir.path().join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    // No arena of that size may be asked for before the files are looked at.
+    fs::write(&path, text.replace("\"vocab_size\": 262", "\"vocab_size\": 200000000")).unwrap();
+    let expected = "tensor `model.embed_tokens.weight` in `DIR/model.safetensors` has the shape [262, 8]; `config.json` asks \
+                    for [200000000, 8]";
+    assert_eq!(error(&dir), expected);
+    fs::write(&path, text).unwrap();
+    fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    assert!(error(&dir).starts_with("cannot use the tokenizer in `DIR`: it has no `tokenizer.json`"));
+
+    let mut config = small();
+    config.vocab_size = 5;
+    let dir = tempfile::tempdir().unwrap();
+    let parameters = random_parameters(config.layout().len(), 1);
+    save_folder(dir.path(), &config, &parameters, SaveDtype::F32, &Dialect::new(byte_tokenizer(), None)).unwrap();
+    let expected = "cannot use the tokenizer in `DIR`: it has 261 ids, but the model's vocabulary has 5; the files are of two \
+                    different models";
+    assert_eq!(error(&dir), expected);
+}
