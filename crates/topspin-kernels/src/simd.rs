@@ -135,11 +135,23 @@ impl FromStr for Level {
 
 /// Arithmetic that differs between levels, as a zero-sized argument of a body under [`multiversion!`](crate::multiversion).
 pub trait Arithmetic: Copy {
+    /// 16 numbers in vector registers. Loops over `[f32; 16]` become vector code too, but only while there are few of
+    /// them: a tile of several sums is kept in registers reliably by this type alone.
+    type Lanes: Copy;
+
     /// `a * b + c`: rounded once where the level has a fused instruction, else after each operation.
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
+    /// 16 times the same number.
+    fn splat(self, x: f32) -> Self::Lanes;
+    /// From memory.
+    fn load(self, x: &[f32; 16]) -> Self::Lanes;
+    /// To memory.
+    fn store(self, x: Self::Lanes) -> [f32; 16];
+    /// [`mul_add`](Self::mul_add) in each lane.
+    fn mul_add_lanes(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
 }
 
-/// [`Arithmetic`] with fused multiply-add.
+/// [`Arithmetic`] with fused multiply-add, for architectures whose baseline has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Fused;
 
@@ -147,17 +159,149 @@ pub struct Fused;
 #[derive(Clone, Copy, Debug)]
 pub struct Plain;
 
-impl Arithmetic for Fused {
-    #[inline(always)]
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
+/// [`Arithmetic`] that the compiler turns into vectors of the baseline.
+macro_rules! portable {
+    ($name:ident, |$a:ident, $b:ident, $c:ident| $mul_add:expr) => {
+        impl Arithmetic for $name {
+            type Lanes = [f32; 16];
+
+            #[inline(always)]
+            fn mul_add(self, $a: f32, $b: f32, $c: f32) -> f32 {
+                $mul_add
+            }
+
+            #[inline(always)]
+            fn splat(self, x: f32) -> [f32; 16] {
+                [x; 16]
+            }
+
+            #[inline(always)]
+            fn load(self, x: &[f32; 16]) -> [f32; 16] {
+                *x
+            }
+
+            #[inline(always)]
+            fn store(self, x: [f32; 16]) -> [f32; 16] {
+                x
+            }
+
+            #[inline(always)]
+            fn mul_add_lanes(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+                std::array::from_fn(|lane| self.mul_add(a[lane], b[lane], c[lane]))
+            }
+        }
+    };
 }
 
-impl Arithmetic for Plain {
-    #[inline(always)]
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a * b + c
+portable!(Fused, |a, b, c| a.mul_add(b, c));
+portable!(Plain, |a, b, c| a * b + c);
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Arithmetic;
+
+    /// [`Arithmetic`] of [`Level::Avx2`](super::Level::Avx2). A value is the proof that its instructions can run.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Avx2(());
+
+    /// [`Arithmetic`] of [`Level::Avx512`](super::Level::Avx512). A value is the proof that its instructions can run.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Avx512(());
+
+    impl Avx2 {
+        /// # Safety
+        /// The processor has AVX2 and FMA.
+        #[inline(always)]
+        pub unsafe fn new() -> Self {
+            Self(())
+        }
+    }
+
+    impl Avx512 {
+        /// # Safety
+        /// The processor has AVX-512 F, BW, DQ and VL.
+        #[inline(always)]
+        pub unsafe fn new() -> Self {
+            Self(())
+        }
+    }
+
+    impl Arithmetic for Avx2 {
+        type Lanes = [__m256; 2];
+
+        #[inline(always)]
+        fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX2.
+            unsafe { [_mm256_set1_ps(x); 2] }
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; 16]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX2; both halves lie in the array.
+            unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+        }
+
+        #[inline(always)]
+        fn store(self, x: [__m256; 2]) -> [f32; 16] {
+            let mut lanes = [0.0; 16];
+            // SAFETY: `self` proves AVX2; both halves lie in the array.
+            unsafe {
+                _mm256_storeu_ps(lanes.as_mut_ptr(), x[0]);
+                _mm256_storeu_ps(lanes.as_mut_ptr().add(8), x[1]);
+            }
+            lanes
+        }
+
+        #[inline(always)]
+        fn mul_add_lanes(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves FMA.
+            unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        }
+    }
+
+    impl Arithmetic for Avx512 {
+        type Lanes = __m512;
+
+        #[inline(always)]
+        fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m512 {
+            // SAFETY: `self` proves AVX-512 F.
+            unsafe { _mm512_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; 16]) -> __m512 {
+            // SAFETY: `self` proves AVX-512 F; the array is as long as the vector.
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store(self, x: __m512) -> [f32; 16] {
+            let mut lanes = [0.0; 16];
+            // SAFETY: `self` proves AVX-512 F; the array is as long as the vector.
+            unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), x) };
+            lanes
+        }
+
+        #[inline(always)]
+        fn mul_add_lanes(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512 F.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
     }
 }
 
@@ -200,13 +344,15 @@ macro_rules! multiversion {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $type),*) $(-> $ret)? {
-                body($crate::simd::Fused $(, $arg)*)
+                // SAFETY: this function is only entered where its features are present.
+                body(unsafe { $crate::simd::Avx2::new() } $(, $arg)*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             fn avx512($($arg: $type),*) $(-> $ret)? {
-                body($crate::simd::Fused $(, $arg)*)
+                // SAFETY: this function is only entered where its features are present.
+                body(unsafe { $crate::simd::Avx512::new() } $(, $arg)*)
             }
 
             match level.verified() {

@@ -118,25 +118,24 @@ fn attend_together<const N: usize>(
         scores.iter_mut().for_each(|p| *p *= inverse);
     }
     for channel in (0..c).step_by(LANES) {
-        let mut sums = [[0.0; LANES]; N];
+        let mut sums = [math.splat(0.0); N];
         let mut position = 0;
         for segment in path {
             let len = segment.len.min(visible - position);
-            for at in 0..len {
-                let value = kv.values[(segment.start + at) * padded_dim(c) + channel..].first_chunk::<LANES>();
-                let value = value.expect("values are padded to whole vectors");
+            let probabilities: [&[f32]; N] = std::array::from_fn(|n| &scores[n * stride + position..][..len]);
+            let values = kv.values[segment.start * padded_dim(c)..].chunks_exact(padded_dim(c));
+            for (at, value) in values.take(len).enumerate() {
+                let value = value[channel..].first_chunk::<LANES>().expect("values are padded to whole vectors");
+                let value = math.load(value);
                 for n in 0..N {
-                    let p = scores[n * stride + position + at];
-                    for lane in 0..LANES {
-                        sums[n][lane] = math.mul_add(p, value[lane], sums[n][lane]);
-                    }
+                    sums[n] = math.mul_add_lanes(math.splat(probabilities[n][at]), value, sums[n]);
                 }
             }
             position += len;
         }
         let len = LANES.min(c - channel);
         for n in 0..N {
-            out[n * c + channel..][..len].copy_from_slice(&sums[n][..len]);
+            out[n * c + channel..][..len].copy_from_slice(&math.store(sums[n])[..len]);
         }
     }
 }
@@ -153,24 +152,23 @@ fn blocked_dots<const N: usize>(
     visible: usize,
     c: usize,
 ) {
+    let queries: [&[f32]; N] = std::array::from_fn(|n| &queries[n * c..][..c]);
     let mut position = 0;
     for segment in path {
         let end = segment.start + segment.len.min(visible - position);
         let mut slot = segment.start;
         while slot < end {
             let block = &blocked[slot / LANES * LANES * c..][..LANES * c];
-            let mut sums = [[0.0; LANES]; N];
-            for (channel, keys) in block.as_chunks::<LANES>().0.iter().enumerate() {
+            let mut sums = [math.splat(0.0); N];
+            for (channel, keys) in block.as_chunks::<LANES>().0[..c].iter().enumerate() {
+                let keys = math.load(keys);
                 for n in 0..N {
-                    let query = queries[n * c + channel];
-                    for lane in 0..LANES {
-                        sums[n][lane] = math.mul_add(query, keys[lane], sums[n][lane]);
-                    }
+                    sums[n] = math.mul_add_lanes(math.splat(queries[n][channel]), keys, sums[n]);
                 }
             }
             let lanes = slot % LANES..LANES.min(slot % LANES + end - slot);
             for n in 0..N {
-                scores[n * stride + position..][..lanes.len()].copy_from_slice(&sums[n][lanes.clone()]);
+                scores[n * stride + position..][..lanes.len()].copy_from_slice(&math.store(sums[n])[lanes.clone()]);
             }
             position += lanes.len();
             slot += lanes.len();
