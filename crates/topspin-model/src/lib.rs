@@ -1,9 +1,11 @@
 //! The decoder, its weights, tokenizer and chat template.
 
+pub mod batch;
 pub mod chat;
 pub mod checkpoint;
 mod clock;
 pub mod config;
+pub mod decoder;
 pub mod dialect;
 pub mod error;
 pub mod gguf;
