@@ -38,6 +38,14 @@ impl SpecialIds {
 }
 
 impl DecoderConfig {
+    /// Reads a `config.json`, as [`ModelFiles::open`](crate::source::ModelFiles::open) does with that of a folder.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        let text = topspin_files::read_to_string(path)?;
+        let json =
+            serde_json::from_str(&text).map_err(|e| ModelError::Json { path: path.into(), problem: e.to_string() })?;
+        Self::from_json(path, &json)
+    }
+
     /// Reads a parsed `config.json`. `path` is only named in errors.
     ///
     /// Absent keys take the defaults of transformers' `LlamaConfig`. A key that asks for other arithmetic than the
