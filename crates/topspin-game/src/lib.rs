@@ -1,1 +1,13 @@
 //! Self-play: objectives, pairs, tree batches, the trainer, the run and its stages.
+
+pub mod checkpoint;
+pub mod metrics;
+pub mod objective;
+pub mod optimizer;
+pub mod order;
+pub mod pair;
+pub mod schedule;
+pub mod score;
+pub mod tabular;
+pub mod trainer;
+pub mod tree;

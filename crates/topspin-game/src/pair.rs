@@ -1,0 +1,157 @@
+//! Pairs of a real and a generated response. A [`Tree`] is one line of `pairs.jsonl`.
+//!
+//! The opponent does not change within an iteration, so its log-probabilities are constants: those of generated
+//! responses come out of sampling, those of real ones from one scoring pass, and both stand here with the tokens.
+//! Token ids are what was sampled and what is trained on; text is never tokenized a second time.
+
+use serde::{Deserialize, Serialize};
+use topspin_rollout::Finish;
+
+/// A response and what the opponent thought of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Response {
+    /// Tokens, at least one; the end-of-turn token is one of them.
+    pub token_ids: Vec<u32>,
+    /// Log-probability of each token under the opponent.
+    pub logprobs: Vec<f32>,
+    /// Why it ended: `stop` or `length`.
+    #[serde(with = "FinishName")]
+    pub finish: Finish,
+}
+
+/// How [`Finish`] is spelt.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Finish", rename_all = "snake_case")]
+enum FinishName {
+    Stop,
+    Length,
+}
+
+/// A prompt with its real response and the opponent's own: as many pairs as there are generated responses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tree {
+    /// Names the prompt in messages and reports.
+    pub prompt_id: String,
+    /// Tokens of the prompt, at least one.
+    pub prompt: Vec<u32>,
+    /// The response from the data.
+    pub real: Response,
+    /// Responses of the opponent.
+    pub generated: Vec<Response>,
+}
+
+/// A prompt with a response to imitate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Names the prompt in messages.
+    pub prompt_id: String,
+    /// Tokens of the prompt, at least one.
+    pub prompt: Vec<u32>,
+    /// Tokens of the response, at least one; the end-of-turn token is one of them.
+    pub response: Vec<u32>,
+}
+
+/// One pair out of a list of trees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Index of the tree.
+    pub tree: usize,
+    /// Index among the tree's generated responses.
+    pub generated: usize,
+}
+
+/// All pairs of a list of trees, tree by tree.
+pub fn all_pairs(trees: &[Tree]) -> Vec<Pair> {
+    let of_tree =
+        |(at, tree): (usize, &Tree)| (0..tree.generated.len()).map(move |generated| Pair { tree: at, generated });
+    trees.iter().enumerate().flat_map(of_tree).collect()
+}
+
+/// Removes pairs whose two responses have the same tokens, and trees left without a pair. Returns how many pairs went.
+///
+/// Such a pair has the margin 0 whatever the policy: it would only dilute the mean.
+pub fn drop_identical(trees: &mut Vec<Tree>) -> usize {
+    let mut dropped = 0;
+    trees.retain_mut(|tree| {
+        let before = tree.generated.len();
+        tree.generated.retain(|response| response.token_ids != tree.real.token_ids);
+        dropped += before - tree.generated.len();
+        !tree.generated.is_empty()
+    });
+    dropped
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn trees() -> impl Strategy<Value = Vec<Tree>> {
+        // Any finite number: what is read must be what was written, to the bit.
+        let logprob = any::<f32>().prop_filter("finite", |x| x.is_finite());
+        let finish = prop_oneof![Just(Finish::Stop), Just(Finish::Length)];
+        let response = (prop::collection::vec((any::<u32>(), logprob), 1..6), finish).prop_map(|(tokens, finish)| {
+            let (token_ids, logprobs) = tokens.into_iter().unzip();
+            Response { token_ids, logprobs, finish }
+        });
+        let responses = prop::collection::vec(response, 2..5);
+        let tree = (".{0,8}", prop::collection::vec(any::<u32>(), 1..5), responses);
+        let tree = tree.prop_map(|(prompt_id, prompt, mut generated)| {
+            let real = generated.pop().unwrap();
+            Tree { prompt_id, prompt, real, generated }
+        });
+        prop::collection::vec(tree, 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_reads_back_to_the_bit(trees in trees()) {
+            for tree in trees {
+                let read: Tree = serde_json::from_str(&serde_json::to_string(&tree).unwrap()).unwrap();
+                let bits = |tree: &Tree| tree.generated[0].logprobs.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                prop_assert_eq!(bits(&read), bits(&tree));
+                prop_assert_eq!(read, tree);
+            }
+        }
+
+        #[test]
+        fn only_identical_pairs_go(trees in trees(), copies in prop::collection::vec(any::<bool>(), 16)) {
+            let mut copies = copies.into_iter().cycle();
+            let mut mixed = trees;
+            for tree in &mut mixed {
+                for response in &mut tree.generated {
+                    if copies.next().unwrap() {
+                        response.token_ids.clone_from(&tree.real.token_ids);
+                    }
+                }
+            }
+            let identical = |trees: &[Tree]| {
+                let of_tree = |t: &Tree| t.generated.iter().filter(|r| r.token_ids == t.real.token_ids).count();
+                trees.iter().map(of_tree).sum::<usize>()
+            };
+            let (same, all) = (identical(&mixed), all_pairs(&mixed).len());
+            prop_assert_eq!(drop_identical(&mut mixed), same);
+            prop_assert_eq!(identical(&mixed), 0);
+            prop_assert_eq!(all_pairs(&mixed).len(), all - same);
+            prop_assert!(mixed.iter().all(|tree| !tree.generated.is_empty()));
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_documented_form() {
+        let response = |token_ids, logprobs, finish| Response { token_ids, logprobs, finish };
+        let tree = Tree {
+            prompt_id: "7".into(),
+            prompt: vec![1, 2],
+            real: response(vec![5, 0], vec![-0.5, -1.25], Finish::Stop),
+            generated: vec![response(vec![6], vec![-0.1], Finish::Length)],
+        };
+        assert_eq!(
+            serde_json::to_string(&tree).unwrap(),
+            r#"{"prompt_id":"7","prompt":[1,2],"real":{"token_ids":[5,0],"logprobs":[-0.5,-1.25],"finish":"stop"},"generated":[{"token_ids":[6],"logprobs":[-0.1],"finish":"length"}]}"#
+        );
+    }
+}

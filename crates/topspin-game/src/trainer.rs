@@ -1,0 +1,286 @@
+//! The trainer: one step of self-play or of supervised training, whatever the objective.
+//!
+//! A step packs its examples into batches ([`crate::tree`]), runs each forward and backward, adds up the gradients in
+//! order, clips, and lets the optimizer step. Losses and derivatives of log-probabilities are computed in f64.
+
+use std::time::Instant;
+
+use topspin_kernels::device::{Buffer, Device};
+use topspin_model::decoder::{Decoder, Flops, Keep, Tape};
+
+use crate::metrics::{GameMeans, GameMetrics, Mean, Scored, StepMetrics, Throughput};
+use crate::objective::Objective;
+use crate::optimizer::{Optimizer, OptimizerSettings};
+use crate::pair::{Example, Pair, Response, Tree};
+use crate::schedule::Schedule;
+use crate::score::score;
+use crate::tree::{Packed, TokenTree, TreeError, group, pack, split};
+
+/// Settings of a training stage.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainSettings {
+    /// The optimizer.
+    pub optimizer: OptimizerSettings,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// Longest gradient, in Euclidean norm; a longer one is scaled down to it as PyTorch's `clip_grad_norm_` does.
+    pub max_grad_norm: Option<f64>,
+    /// Most rows of one forward and backward. A tree with more generated responses than fit is computed in parts; one
+    /// pair is never split, so a long one exceeds the budget.
+    pub batch_tokens: usize,
+    /// [`Keep::Everything`], or [`Keep::LayerInputs`] for less memory and more time; the result is the same.
+    pub keep: Keep,
+}
+
+/// Why a step could not be made. The parameters are as they were before it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrainError {
+    /// An example does not fit the model.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// Tokens and log-probabilities of a response do not go side by side.
+    #[error(
+        "a response to the prompt `{prompt_id}` has {tokens} tokens but {logprobs} log-probabilities of the opponent; \
+         score its pairs anew"
+    )]
+    LogprobCount {
+        /// The prompt's name.
+        prompt_id: String,
+        /// Tokens of the response.
+        tokens: usize,
+        /// Log-probabilities that it came with.
+        logprobs: usize,
+    },
+    /// Nothing to learn from.
+    #[error("step {step} has no examples; give it at least one")]
+    NoExamples {
+        /// Number of the step, from 1.
+        step: u32,
+    },
+    /// Training has diverged.
+    #[error("the {what} of step {step} is not a finite number; lower the learning rate")]
+    NotFinite {
+        /// `loss` or `gradient`.
+        what: &'static str,
+        /// Number of the step, from 1.
+        step: u32,
+    },
+}
+
+/// What a step's examples say, before the parameters move.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a gradient that is not applied has no effect"]
+pub struct Gradient {
+    /// Mean loss.
+    pub loss: f64,
+    /// Both sides of the game, in self-play.
+    pub game: Option<GameMetrics>,
+    /// Work done so far.
+    throughput: Throughput,
+}
+
+/// A finished step.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it did; the same in every run with the same inputs.
+    pub metrics: StepMetrics,
+    /// How fast it was.
+    pub throughput: Throughput,
+}
+
+/// A decoder in training.
+pub struct Trainer<D: Device> {
+    decoder: Decoder<D>,
+    settings: TrainSettings,
+    optimizer: Optimizer<D>,
+    grads: D::Buffer,
+    tape: Tape<D>,
+}
+
+impl<D: Device> Trainer<D> {
+    /// A trainer at its first step. `decoder` was made for forward and backward.
+    pub fn new(decoder: Decoder<D>, settings: TrainSettings) -> Self {
+        let layout = decoder.config().layout();
+        let device = decoder.device();
+        let optimizer = Optimizer::new(device, &layout, settings.optimizer);
+        let grads = device.alloc(layout.len());
+        let tape = Tape::new(device, settings.keep);
+        Self { decoder, settings, optimizer, grads, tape }
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder<D> {
+        &self.decoder
+    }
+
+    /// The decoder alone; what training needed beside it is freed.
+    pub fn into_decoder(self) -> Decoder<D> {
+        self.decoder
+    }
+
+    /// The optimizer and its state.
+    pub fn optimizer(&self) -> &Optimizer<D> {
+        &self.optimizer
+    }
+
+    /// What a saved state restores.
+    pub(crate) fn state_mut(&mut self) -> (&mut Decoder<D>, &mut Optimizer<D>) {
+        (&mut self.decoder, &mut self.optimizer)
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u32 {
+        self.optimizer.steps()
+    }
+
+    /// The gradient arena, as the last [`spin_gradient`](Self::spin_gradient) or
+    /// [`sft_gradient`](Self::sft_gradient) left it.
+    pub fn grads(&self) -> &D::Buffer {
+        &self.grads
+    }
+
+    /// One step on pairs of `trees`: the mean of the objective over them.
+    pub fn spin_step(
+        &mut self,
+        trees: &[Tree],
+        pairs: &[Pair],
+        objective: Objective,
+        beta: f64,
+    ) -> Result<Step, TrainError> {
+        let gradient = self.spin_gradient(trees, pairs, objective, beta)?;
+        self.apply(gradient)
+    }
+
+    /// One supervised step on some of `examples`: the mean of `-log p` over their response tokens.
+    pub fn sft_step(&mut self, examples: &[Example], chosen: &[usize]) -> Result<Step, TrainError> {
+        let gradient = self.sft_gradient(examples, chosen)?;
+        self.apply(gradient)
+    }
+
+    /// The first half of [`spin_step`](Self::spin_step): computes the gradient.
+    pub fn spin_gradient(
+        &mut self,
+        trees: &[Tree],
+        pairs: &[Pair],
+        objective: Objective,
+        beta: f64,
+    ) -> Result<Gradient, TrainError> {
+        let groups = group(trees, pairs);
+        for group in &groups {
+            let tree = &trees[group.tree];
+            let generated = group.generated.iter().map(|&(index, _)| &tree.generated[index]);
+            std::iter::once(&tree.real).chain(generated).try_for_each(|response| check(tree, response))?;
+        }
+        let groups = split(trees, groups, self.settings.batch_tokens);
+        let token_trees: Vec<_> = groups.iter().map(|group| group.token_tree(trees)).collect();
+
+        let count = pairs.len() as f64;
+        let (mut loss, mut means) = (Mean::default(), GameMeans::default());
+        let throughput = self.accumulate(&token_trees, |packed, logprobs, dlogp| {
+            let mut branches = packed.branches.iter();
+            while let Some(real) = branches.next() {
+                let (tree, group) = (&trees[groups[real.tree].tree], &groups[real.tree]);
+                let scored_real = scored(&logprobs[real.outputs.clone()], &tree.real);
+                let mut d_real = 0.0;
+                for (&(index, weight), generated) in group.generated.iter().zip(&mut branches) {
+                    let weight = f64::from(weight);
+                    let scored_generated = scored(&logprobs[generated.outputs.clone()], &tree.generated[index]);
+                    let at = objective.pair(beta, scored_real.log_ratio, scored_generated.log_ratio);
+                    loss.push(weight, at.loss);
+                    means.push(weight, beta, scored_real, scored_generated);
+                    d_real += weight * at.d_real;
+                    dlogp[generated.outputs.clone()].fill((weight * at.d_generated / count) as f32);
+                }
+                dlogp[real.outputs.clone()].fill((d_real / count) as f32);
+            }
+        })?;
+        Ok(Gradient { loss: loss.get(), game: Some(means.get()), throughput })
+    }
+
+    /// The first half of [`sft_step`](Self::sft_step): computes the gradient.
+    pub fn sft_gradient(&mut self, examples: &[Example], chosen: &[usize]) -> Result<Gradient, TrainError> {
+        let tree_of = |&index: &usize| {
+            let Example { prompt_id, prompt, response } = &examples[index];
+            TokenTree { prompt_id, prompt, responses: vec![response] }
+        };
+        let trees: Vec<_> = chosen.iter().map(tree_of).collect();
+        let count = trees.iter().map(|tree| tree.responses[0].len()).sum::<usize>() as f64;
+        let mut sum = 0.0;
+        let throughput = self.accumulate(&trees, |_, logprobs, dlogp| {
+            sum += logprobs.iter().map(|&logprob| f64::from(logprob)).sum::<f64>();
+            dlogp.fill((-1.0 / count) as f32);
+        })?;
+        Ok(Gradient { loss: -sum / count, game: None, throughput })
+    }
+
+    /// Computes the gradient of all trees in the arena. `cost` gets each batch with its log-probabilities and writes the
+    /// loss's derivative by each of them.
+    fn accumulate(
+        &mut self,
+        trees: &[TokenTree],
+        mut cost: impl FnMut(&Packed, &[f32], &mut [f32]),
+    ) -> Result<Throughput, TrainError> {
+        let start = Instant::now();
+        if trees.is_empty() {
+            return Err(TrainError::NoExamples { step: self.steps() + 1 });
+        }
+        trees.iter().try_for_each(|tree| tree.check(self.decoder.config()))?;
+        let all = self.grads.len();
+        self.decoder.device().zero(self.grads.head_mut(all));
+        let mut throughput = Throughput::default();
+        for packed in pack(trees, self.settings.batch_tokens) {
+            let logprobs = self.decoder.logprobs(&packed.batch, &mut self.tape);
+            let mut dlogp = vec![0.0; logprobs.len()];
+            cost(&packed, &logprobs, &mut dlogp);
+            self.decoder.backward(&packed.batch, &mut self.tape, &dlogp, &mut self.grads);
+            throughput.tokens += packed.batch.rows() as u64;
+            throughput.flops.0 += Flops::forward_and_backward(self.decoder.config(), &packed.batch).0;
+        }
+        throughput.seconds = start.elapsed().as_secs_f64();
+        Ok(throughput)
+    }
+
+    /// The second half of a step: clips the gradient in the arena and moves the parameters.
+    pub fn apply(&mut self, gradient: Gradient) -> Result<Step, TrainError> {
+        let start = Instant::now();
+        let step = self.steps() + 1;
+        if !gradient.loss.is_finite() {
+            return Err(TrainError::NotFinite { what: "loss", step });
+        }
+        let Self { decoder, settings, optimizer, grads, .. } = self;
+        let grad_norm = decoder.device().sum_squares(grads.head(grads.len())).sqrt();
+        if !grad_norm.is_finite() {
+            return Err(TrainError::NotFinite { what: "gradient", step });
+        }
+        let scale = settings.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
+        let lr = settings.schedule.at(optimizer.steps());
+        decoder.update(|device, params| optimizer.step(device, params, grads, scale as f32, lr as f32));
+
+        let Gradient { loss, game, mut throughput } = gradient;
+        throughput.seconds += start.elapsed().as_secs_f64();
+        Ok(Step { metrics: StepMetrics { step, loss, game, grad_norm, lr }, throughput })
+    }
+
+    /// Log-probabilities of responses at the present parameters, see [`score`].
+    pub fn score(&self, trees: &[TokenTree]) -> Result<Vec<Vec<Vec<f32>>>, TreeError> {
+        // Not the tape of training: nothing is to be kept, and that takes far less memory.
+        let mut tape = Tape::new(self.decoder.device(), Keep::Nothing);
+        score(&self.decoder, &mut tape, trees, self.settings.batch_tokens)
+    }
+}
+
+/// Sums over the tokens of a response, of its log-probabilities and of their differences to the opponent's.
+fn scored(logprobs: &[f32], response: &Response) -> Scored {
+    let logp = logprobs.iter().map(|&logprob| f64::from(logprob)).sum();
+    // Difference by difference: each is exactly 0 where policy and opponent agree.
+    let differences = logprobs.iter().zip(&response.logprobs).map(|(&now, &then)| f64::from(now) - f64::from(then));
+    Scored { logp, log_ratio: differences.sum() }
+}
+
+fn check(tree: &Tree, response: &Response) -> Result<(), TrainError> {
+    let (tokens, logprobs) = (response.token_ids.len(), response.logprobs.len());
+    if tokens == logprobs {
+        return Ok(());
+    }
+    Err(TrainError::LogprobCount { prompt_id: tree.prompt_id.clone(), tokens, logprobs })
+}
