@@ -1,5 +1,7 @@
 //! Operations as forward and backward pairs, on a device.
 pub mod arena;
+pub mod cpu;
 pub mod device;
+pub mod gemm;
 pub mod rng;
 pub mod simd;
