@@ -1,11 +1,13 @@
 //! Self-play: objectives, pairs, tree batches, the trainer, the run and its stages.
 
 pub mod checkpoint;
+pub mod config;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod order;
 pub mod pair;
+pub mod run;
 pub mod schedule;
 pub mod score;
 pub mod tabular;

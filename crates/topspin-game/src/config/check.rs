@@ -1,0 +1,116 @@
+//! Which values are allowed.
+
+use std::fmt::Display;
+
+use toml::Value;
+
+use super::{Config, ConfigError};
+use crate::schedule::PerIteration;
+
+impl Config {
+    /// Whether every value is in its range and every list fits the number of iterations.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Self { model, data, sft, game, rollout, train, eval, output } = self;
+        for (key, value) in [("model.path", &model.path), ("data.train", &data.train), ("output.dir", &output.dir)] {
+            if value.is_empty() {
+                return Err(ConfigError::Missing { key: key.into() });
+            }
+        }
+
+        self.lengths()?;
+        above_zero_below_one("data.test_share", data.test_share)?;
+
+        at_least_one("sft.epochs", sft.epochs)?;
+        positive("sft.lr", sft.lr)?;
+        at_least_one("sft.batch", sft.batch)?;
+        share("sft.warmup", sft.warmup)?;
+        not_negative("sft.control_lr", sft.control_lr)?;
+
+        game.beta.values().iter().try_for_each(|beta| positive("game.beta", *beta))?;
+        game.samples.values().iter().try_for_each(|samples| at_least_one("game.samples", *samples))?;
+
+        rollout.temperature.values().iter().try_for_each(|t| positive("rollout.temperature", *t))?;
+        if !(rollout.top_p > 0.0 && rollout.top_p <= 1.0) {
+            return range("rollout.top_p", rollout.top_p, "above 0, and 1 at most");
+        }
+        at_least_one("rollout.max_new_tokens", rollout.max_new_tokens)?;
+        at_least_one("rollout.live_sequences", rollout.live_sequences)?;
+        at_least_one("rollout.rows_per_step", rollout.rows_per_step)?;
+
+        train.lr.values().iter().try_for_each(|lr| positive("train.lr", *lr))?;
+        share("train.warmup", train.warmup)?;
+        train.epochs.values().iter().try_for_each(|epochs| at_least_one("train.epochs", *epochs))?;
+        at_least_one("train.batch_pairs", train.batch_pairs)?;
+        at_least_one("train.batch_tokens", train.batch_tokens)?;
+        not_negative("train.clip", train.clip)?;
+        not_negative("train.weight_decay", train.weight_decay)?;
+        for (key, value) in [("train.beta1", train.beta1), ("train.beta2", train.beta2), ("train.decay", train.decay)] {
+            if !(0.0..1.0).contains(&value) {
+                return range(key, value, "0 or above, and below 1");
+            }
+        }
+        positive("train.eps", train.eps)?;
+
+        let generates = eval.greedy || eval.sampled;
+        let off = |kind: &str, on: bool| !on && eval.best.starts_with(kind);
+        if off("greedy.", eval.greedy) || off("sampled.", eval.sampled) {
+            let allowed = "a metric of what is generated: `eval.greedy` or `eval.sampled` switches that on";
+            return range("eval.best", Value::from(eval.best.as_str()), allowed);
+        }
+        if !eval.scorer.is_empty() && !generates {
+            let allowed = "empty where `eval.greedy` and `eval.sampled` are both off: there is nothing to score";
+            return range("eval.scorer", Value::from(eval.scorer.clone()), allowed);
+        }
+        Ok(())
+    }
+
+    /// Whether every list has one value for each iteration.
+    fn lengths(&self) -> Result<(), ConfigError> {
+        let iterations = self.game.iterations;
+        let check = |key: &str, listed: Option<usize>| match listed {
+            Some(found) if found != iterations => Err(ConfigError::Length { key: key.into(), found, iterations }),
+            _ => Ok(()),
+        };
+        check("data.prompts", listed(&self.data.prompts))?;
+        check("game.beta", listed(&self.game.beta))?;
+        check("game.objective", listed(&self.game.objective))?;
+        check("game.samples", listed(&self.game.samples))?;
+        check("rollout.temperature", listed(&self.rollout.temperature))?;
+        check("train.lr", listed(&self.train.lr))?;
+        check("train.epochs", listed(&self.train.epochs))
+    }
+}
+
+/// Length of a list.
+fn listed<T>(values: &PerIteration<T>) -> Option<usize> {
+    match values {
+        PerIteration::One(_) => None,
+        PerIteration::Each(values) => Some(values.len()),
+    }
+}
+
+fn range(key: &str, value: impl Display, allowed: &str) -> Result<(), ConfigError> {
+    Err(ConfigError::Range { key: key.into(), value: value.to_string(), allowed: allowed.into() })
+}
+
+fn at_least_one(key: &str, value: usize) -> Result<(), ConfigError> {
+    if value == 0 { range(key, value, "1 or more") } else { Ok(()) }
+}
+
+// Each comparison is written so that a NaN, which TOML can spell, fails it.
+
+fn positive(key: &str, value: f64) -> Result<(), ConfigError> {
+    if value > 0.0 && value.is_finite() { Ok(()) } else { range(key, value, "a number above 0") }
+}
+
+fn not_negative(key: &str, value: f64) -> Result<(), ConfigError> {
+    if value >= 0.0 && value.is_finite() { Ok(()) } else { range(key, value, "0 or a number above it") }
+}
+
+fn share(key: &str, value: f64) -> Result<(), ConfigError> {
+    if (0.0..=1.0).contains(&value) { Ok(()) } else { range(key, value, "between 0 and 1") }
+}
+
+fn above_zero_below_one(key: &str, value: f64) -> Result<(), ConfigError> {
+    if value > 0.0 && value < 1.0 { Ok(()) } else { range(key, value, "above 0 and below 1") }
+}

@@ -1,0 +1,353 @@
+//! The configuration of a run: its tables, every default with its reason, and how it is read.
+//!
+//! A default stands in exactly one place, the `Default` of its table below; the comment of the key says why it is what
+//! it is. Paths are relative to the working directory. A key of type [`PerIteration`] takes one value for the whole
+//! run or a list with one value for each self-play iteration.
+
+mod check;
+mod error;
+mod load;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::ConfigError;
+
+use crate::objective::Objective;
+use crate::schedule::{PerIteration, Shape};
+
+/// All settings of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The model that the run starts from.
+    pub model: Model,
+    /// Prompts and their good responses.
+    pub data: Data,
+    /// Supervised warm-up, and the supervised control.
+    pub sft: Sft,
+    /// The game itself.
+    pub game: Game,
+    /// How the opponent's responses are sampled.
+    pub rollout: Rollout,
+    /// Optimization in the self-play iterations; clipping, batching and recomputation of the supervised stages too.
+    pub train: Train,
+    /// Evaluation after each stage.
+    pub eval: Eval,
+    /// Where the run goes and how it computes.
+    pub output: Output,
+}
+
+/// `[model]`: the model that the run starts from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// A Hugging Face folder, a GGUF file, or `hf:org/name`. Required: no model suits every data set.
+    pub path: String,
+}
+
+/// `[data]`: prompts and their good responses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// The file of training records. Required.
+    pub train: String,
+    /// The file of records to evaluate on. Empty: a share of `train`, chosen by the hash of the prompt, so that no
+    /// prompt stands on both sides and the choice survives a reordered file.
+    pub test: String,
+    /// The share of prompts that is held out when `test` is empty. A twentieth: enough to see a change on a few
+    /// thousand records, little enough to spare.
+    pub test_share: f64,
+    /// Records that an iteration plays on; 0 is all of them, as in the SPIN paper.
+    pub prompts: PerIteration<usize>,
+    /// Whether each iteration takes the next share of `prompts` records, and starts over at the end, or all take the
+    /// same. The next, because a model that has been trained on a response has less to learn from it.
+    pub fresh: bool,
+    /// Longest prompt in tokens; records with a longer one are left out, counted, and named in `skipped.jsonl`. 0 sets
+    /// no limit but the model's context, beyond which a record is an error.
+    pub max_prompt_tokens: usize,
+    /// Longest real response in tokens; longer ones are cut there and count as cut, as generated ones do. 0 takes
+    /// `rollout.max_new_tokens`: any other limit would let length alone tell real from generated.
+    pub max_response_tokens: usize,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            train: String::new(),
+            test: String::new(),
+            test_share: 0.05,
+            prompts: PerIteration::One(0),
+            fresh: true,
+            max_prompt_tokens: 0,
+            max_response_tokens: 0,
+        }
+    }
+}
+
+/// `[sft]`: supervised warm-up, and the supervised control.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sft {
+    /// Whether the game starts from a supervised model. It should: self-play refines a model that already answers.
+    pub enabled: bool,
+    /// Records trained on; 0 is all of them.
+    pub prompts: usize,
+    /// Passes over them. One: a converged supervised model is a fixed point of self-play (docs/method.md).
+    pub epochs: usize,
+    /// Peak learning rate; 2e-5 is the usual one for full fine-tuning of small models.
+    pub lr: f64,
+    /// The optimizer. AdamW, as the supervised models of the literature.
+    pub optimizer: OptimizerKind,
+    /// Responses per optimizer step.
+    pub batch: usize,
+    /// Course of the learning rate after warm-up. Linear to zero: the schedule ends where the stage ends.
+    pub schedule: Shape,
+    /// Share of the steps in which the learning rate rises to its peak. A tenth: AdamW's second moment settles first.
+    pub warmup: f64,
+    /// Epochs of a control: the supervised model trained on in the supervised way, so that the table shows what
+    /// self-play adds. 0 trains none; give as many as self-play has.
+    pub control_epochs: usize,
+    /// Peak learning rate of the control; 0 takes `lr`.
+    pub control_lr: f64,
+}
+
+impl Default for Sft {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            prompts: 0,
+            epochs: 1,
+            lr: 2e-5,
+            optimizer: OptimizerKind::AdamW,
+            batch: 16,
+            schedule: Shape::Linear,
+            warmup: 0.1,
+            control_epochs: 0,
+            control_lr: 0.0,
+        }
+    }
+}
+
+/// `[game]`: the game itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Game {
+    /// Self-play iterations. Three, as most of the gain comes early; the best one is named, not the last.
+    pub iterations: usize,
+    /// Weight of the KL term: the larger, the smaller the step. 1: the exact iteration then converges in one step, and
+    /// it oscillates below 1/2 (docs/method.md).
+    pub beta: PerIteration<f64>,
+    /// Loss on the margin. Logistic is SPIN.
+    pub objective: PerIteration<Objective>,
+    /// Responses sampled for each prompt. One, as in the SPIN paper; many help where prompts are few.
+    pub samples: PerIteration<usize>,
+    /// Whether an iteration also trains on the pairs of the one before it, scored anew by the present opponent: the
+    /// recipe of the SPIN authors. Off: it doubles the cost of an iteration.
+    pub mix_previous: bool,
+    /// Seed of every random number of the run.
+    pub seed: u64,
+}
+
+impl Default for Game {
+    fn default() -> Self {
+        Self {
+            iterations: 3,
+            beta: PerIteration::One(1.0),
+            objective: PerIteration::One(Objective::Logistic),
+            samples: PerIteration::One(1),
+            mix_previous: false,
+            seed: 0,
+        }
+    }
+}
+
+/// `[rollout]`: how the opponent's responses are sampled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rollout {
+    /// Sampling temperature. 1: the loss is derived for samples of the opponent's own density.
+    pub temperature: PerIteration<f64>,
+    /// Sample among the `top_k` likeliest tokens; 0 is no cut, for the same reason.
+    pub top_k: usize,
+    /// Sample among the likeliest tokens that together have this probability; 1 is no cut, for the same reason.
+    pub top_p: f64,
+    /// Longest response in tokens. Longer ones are cut and count as cut.
+    pub max_new_tokens: usize,
+    /// Sequences generated side by side. 64 fill the matrix units of a small machine.
+    pub live_sequences: usize,
+    /// Rows, prompt tokens and continuing sequences together, in one step of generation.
+    pub rows_per_step: usize,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            temperature: PerIteration::One(1.0),
+            top_k: 0,
+            top_p: 1.0,
+            max_new_tokens: 256,
+            live_sequences: 64,
+            rows_per_step: 512,
+        }
+    }
+}
+
+/// The optimizers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW (Loshchilov & Hutter, arXiv 1711.05101): two moments.
+    AdamW,
+    /// RMSprop in PyTorch's form: one moment.
+    RmsProp,
+}
+
+/// `[train]`: optimization.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Train {
+    /// The optimizer of self-play. RMSprop, as SPIN: it needs a moment less.
+    pub optimizer: OptimizerKind,
+    /// Peak learning rate of self-play. A tenth of the supervised one, as the policy is to stay near its opponent.
+    pub lr: PerIteration<f64>,
+    /// Course of the learning rate after warm-up.
+    pub schedule: Shape,
+    /// Share of the steps in which the learning rate rises to its peak.
+    pub warmup: f64,
+    /// Passes over an iteration's pairs. One: with more, the model leaves the opponent whose samples it trains on.
+    pub epochs: PerIteration<usize>,
+    /// Pairs per optimizer step.
+    pub batch_pairs: usize,
+    /// Rows of one forward and backward, which bounds the memory of activations; a step of more rows accumulates
+    /// gradients. A tree that alone is longer makes a batch of its own.
+    pub batch_tokens: usize,
+    /// Largest norm of the gradient; 0 does not clip. 1 is the custom, and keeps the first steps of a moment small.
+    pub clip: f64,
+    /// Weight decay. None: a few hundred steps at small rates need none.
+    pub weight_decay: f64,
+    /// AdamW's decay of the first moment.
+    pub beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub beta2: f64,
+    /// RMSprop's decay of the squared gradient, PyTorch's `alpha`.
+    pub decay: f64,
+    /// Added to the root of the second moment, for both optimizers.
+    pub eps: f64,
+    /// Whether activations within layers are computed again in the backward instead of kept: about a third more time
+    /// for much less memory. The results are the same.
+    pub recompute: bool,
+    /// Optimizer steps between two checkpoints of an unfinished stage; 0 writes none. A killed run loses at most these.
+    pub checkpoint_every: usize,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self {
+            optimizer: OptimizerKind::RmsProp,
+            lr: PerIteration::One(2e-6),
+            schedule: Shape::Linear,
+            warmup: 0.1,
+            epochs: PerIteration::One(1),
+            batch_pairs: 16,
+            batch_tokens: 2048,
+            clip: 1.0,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            decay: 0.99,
+            eps: 1e-8,
+            recompute: false,
+            checkpoint_every: 20,
+        }
+    }
+}
+
+/// Which end of a metric is the better one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Goal {
+    /// The smallest value is the best.
+    Lowest,
+    /// The largest value is the best.
+    Highest,
+}
+
+/// `[eval]`: evaluation after each stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Eval {
+    /// Test records used, drawn by the hash of the prompt, the same for every seed; 0 is all of them. 200 take little
+    /// time beside an iteration.
+    pub prompts: usize,
+    /// Whether to generate greedily.
+    pub greedy: bool,
+    /// Whether to sample at temperature 1.
+    pub sampled: bool,
+    /// Longest response in tokens; 0 takes `rollout.max_new_tokens`.
+    pub max_new_tokens: usize,
+    /// The metric that names the best stage: a figure of `eval.json`, such as `greedy.exact_match`, or one of the
+    /// scorer's behind `greedy.` or `sampled.`. The held-out likelihood exists for every data set; where a task has a
+    /// measure of its own, name that.
+    pub best: String,
+    /// Which end of it is the better one. The lowest is, of `nll.per_token`.
+    pub goal: Goal,
+    /// A command that scores a file of generations, whose path it gets as its last argument. Its last line is a number,
+    /// the metric `score`, or a JSON object of numbers. Empty: none.
+    pub scorer: Vec<String>,
+}
+
+impl Default for Eval {
+    fn default() -> Self {
+        Self {
+            prompts: 200,
+            greedy: true,
+            sampled: true,
+            max_new_tokens: 0,
+            best: "nll.per_token".into(),
+            goal: Goal::Lowest,
+            scorer: Vec::new(),
+        }
+    }
+}
+
+/// What matrix products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionChoice {
+    /// bf16 where the processor multiplies it natively, else f32.
+    Auto,
+    /// Single precision.
+    F32,
+    /// bf16 with f32 accumulation.
+    Bf16,
+}
+
+/// The number format of saved weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaveDtype {
+    /// As they were trained.
+    F32,
+    /// Rounded to bf16; the next iteration starts from the rounded weights.
+    Bf16,
+}
+
+/// `[output]`: where the run goes and how it computes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Output {
+    /// The run's folder. Empty: `runs/` and the name of the configuration file.
+    pub dir: String,
+    /// What matrix products are computed in. The resolved configuration names the one taken.
+    pub precision: PrecisionChoice,
+    /// Threads; 0 is one for each core. The results do not depend on it.
+    pub threads: usize,
+    /// Number format of saved weights. f32: small updates would be lost in bf16 from one iteration to the next.
+    pub save_dtype: SaveDtype,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self { dir: String::new(), precision: PrecisionChoice::Auto, threads: 0, save_dtype: SaveDtype::F32 }
+    }
+}

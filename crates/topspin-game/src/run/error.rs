@@ -1,0 +1,168 @@
+//! What can end a run early.
+
+use std::path::PathBuf;
+
+use topspin_data::DataError;
+use topspin_eval::EvalError;
+use topspin_files::FileError;
+use topspin_model::error::ModelError;
+use topspin_rollout::RolloutError;
+
+use crate::checkpoint::StateError;
+use crate::config::ConfigError;
+use crate::trainer::TrainError;
+use crate::tree::TreeError;
+
+/// Why a run ended before it was finished.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A file could not be opened, read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model cannot be used or saved.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Responses cannot be generated.
+    #[error(transparent)]
+    Rollout(#[from] RolloutError),
+    /// Training cannot go on.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The training state cannot be saved or taken up.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A training state that is ahead of its metrics.
+    #[error(
+        "`{}` lacks steps that the training state `{}` has behind it; remove both, and the stage starts over",
+        metrics.display(), state.display()
+    )]
+    StateWithoutMetrics {
+        /// The training state.
+        state: PathBuf,
+        /// The lines written so far.
+        metrics: PathBuf,
+    },
+    /// A record does not fit the model.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// Figures cannot be computed.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// A record whose text does not fit the model.
+    #[error("`{}`, line {line}: {problem}", path.display())]
+    Record {
+        /// The data file.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+        /// What is wrong, and what would mend it.
+        problem: String,
+    },
+    /// Nothing is left to train or evaluate on.
+    #[error("{what}; {mend}")]
+    NoRecords {
+        /// What there is none of.
+        what: String,
+        /// What would mend it.
+        mend: String,
+    },
+    /// A folder that is not a run's.
+    #[error("`{}` holds files, but is not the folder of a run; choose another `output.dir`", dir.display())]
+    NotARun {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A run of another version's form.
+    #[error(
+        "the run in `{}` was begun by topspin {version}, whose folders have another form; go on with that version, or \
+         choose another `output.dir`", dir.display()
+    )]
+    OtherFormat {
+        /// The run's folder.
+        dir: PathBuf,
+        /// The version that began it.
+        version: String,
+    },
+    /// A setting that decides what the finished stages contain is not what it was.
+    #[error(
+        "the run in `{}` was begun with `{key}` = {old}, and it is now {new}; set it back, or choose another \
+         `output.dir`", dir.display()
+    )]
+    ConfigChanged {
+        /// The key with its table.
+        key: String,
+        /// The value that the run was begun with.
+        old: String,
+        /// The value now.
+        new: String,
+        /// The run's folder.
+        dir: PathBuf,
+    },
+    /// An input is not what it was.
+    #[error(
+        "what `{key}` names has changed since the run in `{}` began ({change}); restore it, or choose another \
+         `output.dir`", dir.display()
+    )]
+    InputChanged {
+        /// The setting that names the input.
+        key: String,
+        /// What changed.
+        change: String,
+        /// The run's folder.
+        dir: PathBuf,
+    },
+    /// A finished stage's artefact is not what it was.
+    #[error(
+        "`{}` has changed since the stage `{stage}` wrote it; restore it, or start again in another `output.dir`",
+        path.display()
+    )]
+    ArtefactChanged {
+        /// The artefact.
+        path: PathBuf,
+        /// The stage that wrote it.
+        stage: String,
+    },
+    /// A file of the run that cannot be understood.
+    #[error(
+        "line {line} of `{}` cannot be understood ({problem}); restore the file, or start again in another \
+         `output.dir`", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+        /// What the parser said.
+        problem: String,
+    },
+    /// The external scorer failed.
+    #[error("the scorer `{command}` {problem}; try it by hand on `{}`", file.display())]
+    Scorer {
+        /// The command.
+        command: String,
+        /// What it did.
+        problem: String,
+        /// The file of generations that it was to score.
+        file: PathBuf,
+    },
+    /// `eval.best` names no metric.
+    #[error("`eval.best` is `{best}`, but the evaluation has no such metric; choose one of {known}")]
+    UnknownMetric {
+        /// The setting.
+        best: String,
+        /// The metrics that there are.
+        known: String,
+    },
+    /// The caller asked for an early end; all that was done is kept.
+    #[error("stopped in the stage `{stage}`; the same command goes on from there")]
+    Stopped {
+        /// The stage.
+        stage: String,
+    },
+}

@@ -1,0 +1,175 @@
+//! Evaluation of a stage's model: generations, then figures.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use topspin_data::Message;
+use topspin_eval::{Bootstrap, EvalError, Lengths, Nll, NllFigures, Report, distinct_n, exact_match, share};
+use topspin_kernels::device::{Device, Use};
+use topspin_model::decoder::{Keep, Tape};
+use topspin_rollout::{Finish, Sampling};
+
+use super::lines::{read_lines, write_json, write_lines};
+use super::rollouts::Wanted;
+use super::{Done, Run, RunError, is_wanted, scorer};
+use crate::score::score;
+use crate::tree::TokenTree;
+
+/// Number of evaluations in random draws: that of no iteration, and the same for all stages, so that they are compared
+/// on the same random numbers.
+const EVALUATION: u64 = u64::MAX;
+
+/// Prompts scored between two looks at the progress.
+const SCORED_AT_ONCE: usize = 32;
+
+/// A generation: one line of `greedy.jsonl` or `sampled.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// The record's id.
+    pub id: String,
+    /// The prompt, where it is a single message of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The prompt, where it is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
+    /// Good responses.
+    pub references: Vec<String>,
+    /// What the model answered.
+    pub response: String,
+    /// The same as tokens, the end-of-turn token included.
+    pub token_ids: Vec<u32>,
+    /// `stop` or `length`.
+    pub finish_reason: String,
+}
+
+impl<D: Device + Clone> Run<'_, D> {
+    /// Evaluates the model of a stage folder, in as many stages as there are parts.
+    pub(super) fn evaluate(&mut self, folder: &str) -> Result<(), RunError> {
+        for (kind, sampling) in [("greedy", Sampling::greedy()), ("sampled", Sampling::default())] {
+            if is_wanted(&self.config, kind) {
+                self.stage(&format!("{folder}/{kind}"), |run| run.generations(folder, kind, sampling))?;
+            }
+        }
+        self.stage(&format!("{folder}/eval"), |run| run.figures(folder))
+    }
+
+    /// Has the model of a stage folder answer the test prompts.
+    fn generations(&mut self, folder: &str, kind: &str, sampling: Sampling) -> Result<Done, RunError> {
+        let wanted = self.items.test.iter().map(|item| Wanted {
+            line: item.line,
+            prompt_id: item.record.id.clone(),
+            prompt: item.prompt.clone(),
+            sample: 0,
+        });
+        let max_new_tokens = match self.config.eval.max_new_tokens {
+            0 => self.config.rollout.max_new_tokens,
+            most => most,
+        };
+        let name = format!("{folder}/{kind}");
+        let samples = self.sample(&name, folder, wanted.collect(), max_new_tokens, sampling, EVALUATION)?;
+        let generations = self.items.test.iter().zip(samples).map(|(item, sample)| {
+            let (prompt, messages) = match &item.record.messages[..] {
+                [Message { role, content }] if role == "user" => (Some(content.clone()), None),
+                messages => (None, Some(messages.to_vec())),
+            };
+            Generation {
+                id: sample.prompt_id,
+                prompt,
+                messages,
+                references: item.good.clone(),
+                response: self.base.dialect.decode_response(&sample.response.token_ids),
+                token_ids: sample.response.token_ids,
+                finish_reason: match sample.response.finish {
+                    Finish::Stop => "stop".into(),
+                    Finish::Length => "length".into(),
+                },
+            }
+        });
+        let file = format!("{name}.jsonl");
+        write_lines(&self.path(&file), generations)?;
+        Ok(Done::new([file], &Map::new()))
+    }
+
+    /// Computes the figures of a stage folder.
+    fn figures(&mut self, folder: &str) -> Result<Done, RunError> {
+        let bootstrap = Bootstrap::default();
+        let mut report = Report::new(bootstrap);
+        let likelihoods = self.likelihoods(folder)?;
+        if !likelihoods.is_empty() {
+            report.add_nll("nll", &NllFigures::new(&likelihoods, &bootstrap)?);
+        }
+        for kind in ["greedy", "sampled"] {
+            if !is_wanted(&self.config, kind) {
+                continue;
+            }
+            let path = self.path(&format!("{folder}/{kind}.jsonl"));
+            add_text_figures(&mut report, kind, &read_lines(&path)?)?;
+            if !self.config.eval.scorer.is_empty() {
+                self.observer.begin(&format!("{folder}/eval"), "scorers", 1, 0);
+                for (name, figure) in scorer::score(&self.config.eval.scorer, &path)? {
+                    report.add(format!("{kind}.{name}"), figure);
+                }
+            }
+        }
+        let best = &self.config.eval.best;
+        let Some(figure) = report.figures.get(best) else {
+            let known: Vec<_> = report.figures.keys().map(|name| format!("`{name}`")).collect();
+            return Err(RunError::UnknownMetric { best: best.clone(), known: known.join(", ") });
+        };
+        let interval = super::summary::interval(figure);
+        self.observer.say(&format!("{folder}/eval: `{best}` {:.4}{interval}", figure.value));
+        let file = format!("{folder}/eval.json");
+        write_json(&self.path(&file), &report)?;
+        let figures: Map<_, Value> = report.figures.iter().map(|(name, f)| (name.clone(), f.value.into())).collect();
+        Ok(Done::new([file], &figures))
+    }
+
+    /// What the model of a stage folder gives to the good responses of the test records.
+    fn likelihoods(&mut self, folder: &str) -> Result<Vec<Nll>, RunError> {
+        let name = format!("{folder}/eval");
+        let decoder = self.decoder(folder, Use::Forward)?;
+        let mut tape = Tape::new(decoder.device(), Keep::Nothing);
+        let trees: Vec<_> = self.items.test.iter().filter(|item| !item.good_tokens.is_empty()).collect();
+        self.observer.begin(&name, "prompts", trees.len(), 0);
+        let (mut likelihoods, mut done) = (Vec::new(), 0);
+        for part in trees.chunks(SCORED_AT_ONCE) {
+            if self.stop.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(RunError::Stopped { stage: name });
+            }
+            let trees: Vec<_> = part
+                .iter()
+                .map(|item| TokenTree {
+                    prompt_id: &item.record.id,
+                    prompt: &item.prompt,
+                    responses: item.good_tokens.iter().map(Vec::as_slice).collect(),
+                })
+                .collect();
+            let scores = score(&decoder, &mut tape, &trees, self.config.train.batch_tokens)?;
+            likelihoods.extend(scores.iter().flatten().map(|logprobs| Nll {
+                nats: -logprobs.iter().map(|&logprob| f64::from(logprob)).sum::<f64>(),
+                tokens: logprobs.len(),
+            }));
+            done += part.len();
+            self.observer.advance(done, "");
+        }
+        Ok(likelihoods)
+    }
+}
+
+/// Adds what can be read off the generations themselves.
+fn add_text_figures(report: &mut Report, kind: &str, generations: &[Generation]) -> Result<(), EvalError> {
+    let judged: Vec<_> = generations.iter().filter(|g| !g.references.is_empty()).collect();
+    if !judged.is_empty() {
+        let right = judged.iter().filter(|g| exact_match(&g.response, &g.references)).count();
+        report.add(format!("{kind}.exact_match"), share(right, judged.len())?);
+    }
+    let responses: Vec<_> = generations.iter().map(|g| &g.response).collect();
+    // Answers of a single word have no pairs of words.
+    if let Ok(figure) = distinct_n(&responses, 2) {
+        report.add(format!("{kind}.distinct_2"), figure);
+    }
+    let lengths: Vec<_> = generations.iter().map(|g| g.token_ids.len()).collect();
+    report.add_lengths(&format!("{kind}.tokens"), &Lengths::new(&lengths, &report.bootstrap.clone())?);
+    report.add_end_reasons(&format!("{kind}.finish"), generations.iter().map(|g| g.finish_reason.as_str()))
+}

@@ -1,0 +1,225 @@
+//! `manifest.json`: what a run was made from, and the state of every stage.
+//!
+//! The manifest is the one authority on what is finished: a stage writes its artefacts, then the manifest names them
+//! with their hashes. A stage that died in between is done again and writes the same.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use topspin_files::{Action, FileError};
+
+use super::RunError;
+use super::lines::{read_json, write_json};
+use crate::config::Config;
+
+/// Version of the folder's form.
+const FORMAT: u32 = 1;
+
+/// Settings that change no byte of any artefact, and paths, whose contents are compared instead.
+const FREE: &[&str] = &[
+    "data.test",
+    "data.train",
+    "eval.best",
+    "eval.goal",
+    "model.path",
+    "output.dir",
+    "output.threads",
+    "rollout.live_sequences",
+    "rollout.rows_per_step",
+    "train.checkpoint_every",
+    "train.recompute",
+];
+
+/// What a run was made from, and how far it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of the folder's form.
+    pub format: u32,
+    /// Version of the program that began the run.
+    pub topspin: String,
+    /// Seed of every random number.
+    pub seed: u64,
+    /// What the run reads.
+    pub inputs: Inputs,
+    /// All stages, in order.
+    pub stages: Vec<Stage>,
+}
+
+/// A file that the run reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Where it was.
+    pub path: PathBuf,
+    /// SHA-256 of its content, in hexadecimal.
+    pub sha256: String,
+}
+
+impl Input {
+    /// Hashes the file at `path`.
+    pub fn of_file(path: &Path) -> Result<Self, FileError> {
+        Ok(Self { path: path.into(), sha256: sha256_of_file(path)? })
+    }
+}
+
+/// The files that a run reads, by the setting that names them; a file of a folder adds its name (`model.path/config.json`).
+pub type Inputs = BTreeMap<String, Input>;
+
+/// How far a stage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Not begun, or begun and not finished.
+    Pending,
+    /// Finished: never done again.
+    Done,
+}
+
+/// One stage of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Folder and work: `iter-1/rollouts`.
+    pub name: String,
+    /// How far it is.
+    pub state: State,
+    /// SHA-256 of the artefacts that it wrote, by path within the run's folder. Of weights there is none here: they
+    /// are large, and their own format shows damage.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+    /// Its results in short.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub figures: Map<String, Value>,
+}
+
+impl Manifest {
+    /// The manifest of a run that begins.
+    pub fn new(seed: u64, inputs: Inputs, stages: impl IntoIterator<Item = String>) -> Self {
+        let stage = |name| Stage { name, state: State::Pending, files: BTreeMap::new(), figures: Map::new() };
+        Self {
+            format: FORMAT,
+            topspin: env!("CARGO_PKG_VERSION").into(),
+            seed,
+            inputs,
+            stages: stages.into_iter().map(stage).collect(),
+        }
+    }
+
+    /// Enters a stage as finished.
+    pub(super) fn finish(&mut self, name: &str, files: BTreeMap<String, String>, figures: Map<String, Value>) {
+        let stage = self.stages.iter_mut().find(|stage| stage.name == name).expect("a stage that runs is planned");
+        (stage.state, stage.files, stage.figures) = (State::Done, files, figures);
+    }
+
+    /// Number of finished stages.
+    pub fn finished(&self) -> usize {
+        self.stages.iter().filter(|stage| stage.state == State::Done).count()
+    }
+
+    /// Whether all stages are finished.
+    pub fn is_finished(&self) -> bool {
+        self.finished() == self.stages.len()
+    }
+
+    /// Reads the manifest of a run's folder.
+    pub fn read(dir: &Path) -> Result<Self, RunError> {
+        read_json(&dir.join("manifest.json"))
+    }
+
+    /// Writes the manifest into a run's folder.
+    pub fn write(&self, dir: &Path) -> Result<(), FileError> {
+        write_json(&dir.join("manifest.json"), self)
+    }
+
+    /// The stage of that name.
+    pub fn stage(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// The results of a finished stage.
+    pub fn figures(&self, name: &str) -> Option<&Map<String, Value>> {
+        self.stage(name).filter(|stage| stage.state == State::Done).map(|stage| &stage.figures)
+    }
+
+    /// Whether this manifest, read from `dir`, is that of a run on the same inputs.
+    pub fn check_same_inputs(&self, now: &Inputs, dir: &Path) -> Result<(), RunError> {
+        if self.format != FORMAT {
+            return Err(RunError::OtherFormat { dir: dir.into(), version: self.topspin.clone() });
+        }
+        let changed = |key: &String, change| RunError::InputChanged { key: key.clone(), change, dir: dir.into() };
+        for (key, then) in &self.inputs {
+            let old = then.path.display();
+            match now.get(key) {
+                Some(input) if input.sha256 == then.sha256 => {}
+                Some(input) if input.path == then.path => {
+                    return Err(changed(key, format!("the content of `{old}`")));
+                }
+                Some(input) => return Err(changed(key, format!("`{old}` -> `{}`", input.path.display()))),
+                None => return Err(changed(key, format!("`{old}` is gone"))),
+            }
+        }
+        match now.iter().find(|(key, _)| !self.inputs.contains_key(*key)) {
+            Some((key, input)) => Err(changed(key, format!("`{}` is new", input.path.display()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the settings in `dir/config.toml` are those of `now`, apart from ones that change no artefact.
+    pub fn check_same_config(&self, now: &Config, dir: &Path) -> Result<(), RunError> {
+        let path = dir.join("config.toml");
+        let then = Config::parse(&topspin_files::read_to_string(&path)?, &path, &[])?;
+        // A scorer that failed may be mended as long as no figure of it stands anywhere.
+        let evaluated = self.stages.iter().any(|stage| stage.name.ends_with("/eval") && stage.state == State::Done);
+        let is_free = |key: &str| FREE.contains(&key) || (key == "eval.scorer" && !evaluated);
+        for ((key, old), (_, new)) in then.entries().into_iter().zip(now.entries()) {
+            if old != new && !is_free(&key) {
+                let (old, new) = (old.to_string(), new.to_string());
+                return Err(RunError::ConfigChanged { key, old, new, dir: dir.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the artefacts of the finished stages are as they were left.
+    pub fn check_artefacts(&self, dir: &Path) -> Result<(), RunError> {
+        for stage in self.stages.iter().filter(|stage| stage.state == State::Done) {
+            for (name, hash) in &stage.files {
+                let path = dir.join(name);
+                if sha256_of_file(&path)? != *hash {
+                    return Err(RunError::ArtefactChanged { path, stage: stage.name.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub fn sha256_of_file(path: &Path) -> Result<String, FileError> {
+    let fail = |e| FileError::new(Action::Read, path, e);
+    let mut file = topspin_files::open(path)?;
+    let mut hash = Sha256::new();
+    loop {
+        let part = file.fill_buf().map_err(fail)?;
+        if part.is_empty() {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(part);
+        let len = part.len();
+        file.consume(len);
+    }
+}
+
+/// SHA-256 of a text, in hexadecimal.
+pub fn sha256_of_text(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

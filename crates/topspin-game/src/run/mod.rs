@@ -1,0 +1,219 @@
+//! The run: supervised warm-up, then in each iteration rollouts, pairs, training and evaluation.
+//!
+//! Stages talk through files alone. Each writes its artefacts whole and is entered in `manifest.json`; a finished stage
+//! is never done again, so the same call goes on where an earlier one ended, in whatever way it ended.
+//!
+//! ```text
+//! config.toml        the resolved configuration
+//! manifest.json      hashes of the inputs, and the state and results of every stage
+//! skipped.jsonl      records that were left out, if any
+//! iter-0/            the supervised model: metrics, evaluation, model
+//! control/           the supervised control, if there is one: likewise
+//! iter-1/            the first iteration
+//!   rollouts.jsonl   one line per sample
+//!   pairs.jsonl      one line per prompt: its real and generated responses with the opponent's log-probabilities
+//!   metrics.jsonl    one line per optimizer step; a function of the inputs alone
+//!   throughput.jsonl one line per optimizer step; what the clock said
+//!   model/           a Hugging Face checkpoint folder
+//!   greedy.jsonl, sampled.jsonl   generations of the evaluation
+//!   eval.json        its figures
+//! best -> iter-k
+//! ```
+//!
+//! While a stage is at work its folder also holds `*.partial.jsonl` and `state.bin`, what a killed run goes on from.
+
+mod error;
+mod evaluate;
+mod guard;
+mod items;
+mod lines;
+mod manifest;
+mod observer;
+mod open;
+mod pairs;
+mod rate;
+mod rollouts;
+mod scorer;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod train;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use topspin_files::Lock;
+use topspin_kernels::device::{Device, Use};
+use topspin_kernels::gemm::Precision;
+use topspin_model::decoder::Decoder;
+use topspin_model::source::{ModelFiles, ModelSource};
+
+use crate::config::Config;
+pub use error::RunError;
+use items::Items;
+pub use manifest::{Input, Inputs, Manifest, Stage, State};
+pub use observer::{Observer, Silent};
+pub use rollouts::Rollout;
+pub use summary::{Row, Summary};
+
+/// How far a call of [`run`] goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// To the supervised model, and its control where there is one.
+    Supervised,
+    /// To the end of the last iteration.
+    End,
+}
+
+/// Plays the game that `config` describes, or goes on with it where its folder holds an unfinished one.
+///
+/// `stop` is looked at between steps: once it is set, the run saves what it has and ends with [`RunError::Stopped`].
+pub fn run<D: Device + Clone>(
+    device: &D,
+    precision: Precision,
+    config: &Config,
+    until: Until,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Summary, RunError> {
+    let mut run = Run::open(device, precision, config, observer, stop)?;
+    run.stage("iter-0/train", Run::supervised)?;
+    run.evaluate("iter-0")?;
+    if config.sft.control_epochs > 0 {
+        run.stage("control/train", Run::control)?;
+        run.evaluate("control")?;
+    }
+    run.name_best()?;
+    if until == Until::End {
+        for k in 1..=config.game.iterations {
+            run.stage(&format!("iter-{k}/rollouts"), |run| run.rollouts(k))?;
+            run.stage(&format!("iter-{k}/pairs"), |run| run.pairs(k))?;
+            run.stage(&format!("iter-{k}/train"), |run| run.self_play(k))?;
+            run.evaluate(&format!("iter-{k}"))?;
+            run.guard(k)?;
+            run.name_best()?;
+        }
+    }
+    run.summary()
+}
+
+/// The stages of a run, in order.
+fn plan(config: &Config) -> Vec<String> {
+    let folder = |folder: &str, works: &[&str]| -> Vec<String> {
+        let evaluation = ["greedy", "sampled", "eval"].into_iter().filter(|&work| is_wanted(config, work));
+        works.iter().copied().chain(evaluation).map(|work| format!("{folder}/{work}")).collect()
+    };
+    let mut stages = folder("iter-0", &["train"]);
+    if config.sft.control_epochs > 0 {
+        stages.extend(folder("control", &["train"]));
+    }
+    for k in 1..=config.game.iterations {
+        stages.extend(folder(&format!("iter-{k}"), &["rollouts", "pairs", "train"]));
+    }
+    stages
+}
+
+/// Whether the evaluation has this part.
+fn is_wanted(config: &Config, work: &str) -> bool {
+    match work {
+        "greedy" => config.eval.greedy,
+        "sampled" => config.eval.sampled,
+        _ => true,
+    }
+}
+
+/// What a stage needs only while it is at work, in its folder.
+fn leftovers(work: &str) -> &'static [&'static str] {
+    match work {
+        "rollouts" => &["rollouts.partial.jsonl"],
+        "train" => &["state.bin", "metrics.partial.jsonl", "throughput.partial.jsonl"],
+        "greedy" => &["greedy.partial.jsonl"],
+        "sampled" => &["sampled.partial.jsonl"],
+        _ => &[],
+    }
+}
+
+/// A run at work.
+struct Run<'a, D: Device> {
+    device: &'a D,
+    precision: Precision,
+    config: Config,
+    dir: PathBuf,
+    /// The model that the run starts from.
+    base: ModelFiles,
+    items: Items,
+    manifest: Manifest,
+    /// Operations of matrix products in a second, if any stage is left to do.
+    rate: f64,
+    observer: &'a mut dyn Observer,
+    stop: &'a AtomicBool,
+    _lock: Lock,
+}
+
+/// What a finished stage hands over to the manifest.
+struct Done {
+    /// Artefacts to be hashed, by path within the run's folder.
+    files: Vec<String>,
+    /// Results in short.
+    figures: Map<String, Value>,
+}
+
+impl Done {
+    fn new(files: impl IntoIterator<Item = String>, figures: &impl Serialize) -> Self {
+        let Ok(Value::Object(figures)) = serde_json::to_value(figures) else {
+            unreachable!("figures are structs of numbers")
+        };
+        Self { files: files.into_iter().collect(), figures }
+    }
+}
+
+impl<D: Device + Clone> Run<'_, D> {
+    /// Does a stage unless it is finished, and enters it in the manifest.
+    fn stage(&mut self, name: &str, work: impl FnOnce(&mut Self) -> Result<Done, RunError>) -> Result<(), RunError> {
+        let (folder, kind) = name.split_once('/').expect("a stage is named by its folder and its work");
+        if self.manifest.figures(name).is_none() {
+            self.check_stop(name)?;
+            topspin_files::create_dir_all(&self.dir.join(folder))?;
+            let done = work(self);
+            self.observer.end();
+            let done = done?;
+            let hash = |file: String| Ok((file.clone(), manifest::sha256_of_file(&self.dir.join(file))?));
+            let files = done.files.into_iter().map(hash).collect::<Result<_, RunError>>()?;
+            self.manifest.finish(name, files, done.figures);
+            self.manifest.write(&self.dir)?;
+        }
+        // Only now, and again if a kill was quicker: until the manifest says otherwise, a stage goes on from these.
+        for leftover in leftovers(kind) {
+            let path = self.dir.join(folder).join(leftover);
+            if path.exists() {
+                topspin_files::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An error if the caller asked for an early end.
+    fn check_stop(&self, stage: &str) -> Result<(), RunError> {
+        if self.stop.load(Ordering::Relaxed) { Err(RunError::Stopped { stage: stage.into() }) } else { Ok(()) }
+    }
+
+    /// A path in the run's folder.
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The model that the stage folder `of` ended with.
+    fn decoder(&self, of: &str, for_use: Use) -> Result<Decoder<D>, RunError> {
+        let source = ModelSource::Folder(self.path(of).join("model"));
+        self.decoder_of(&ModelFiles::open(&source)?, for_use)
+    }
+
+    /// A decoder with the weights of `files`.
+    fn decoder_of(&self, files: &ModelFiles, for_use: Use) -> Result<Decoder<D>, RunError> {
+        let mut parameters = vec![0.0; files.config.layout().len()];
+        files.read_parameters(&mut parameters)?;
+        Ok(Decoder::new(self.device.clone(), files.config.clone(), &parameters, self.precision, for_use))
+    }
+}

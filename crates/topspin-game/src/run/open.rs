@@ -1,0 +1,123 @@
+//! Opening a run's folder: a new one, or one to go on with.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use topspin_files::{Action, FileError};
+use topspin_kernels::device::Device;
+use topspin_kernels::gemm::Precision;
+use topspin_model::source::{ModelFiles, ModelSource};
+
+use super::items::Items;
+use super::lines::write_lines;
+use super::manifest::{Input, Inputs, Manifest, sha256_of_text};
+use super::rate::product_rate;
+use super::{Observer, Run, RunError, plan};
+use crate::config::{Config, PrecisionChoice};
+
+impl<'a, D: Device + Clone> Run<'a, D> {
+    /// Opens the folder of the run that `config` describes, and everything that the run reads.
+    pub(super) fn open(
+        device: &'a D,
+        precision: Precision,
+        config: &Config,
+        observer: &'a mut dyn Observer,
+        stop: &'a AtomicBool,
+    ) -> Result<Self, RunError> {
+        config.check()?;
+        let mut config = config.clone();
+        config.output.precision = match precision {
+            Precision::F32 => PrecisionChoice::F32,
+            Precision::Bf16 => PrecisionChoice::Bf16,
+        };
+        let dir = PathBuf::from(&config.output.dir);
+        topspin_files::create_dir_all(&dir)?;
+        let lock = topspin_files::lock(&dir)?;
+        let begun = dir.join("manifest.json").exists();
+        if !begun && !is_free(&dir)? {
+            return Err(RunError::NotARun { dir });
+        }
+
+        let base = ModelFiles::open(&ModelSource::resolve(&config.model.path)?)?;
+        let inputs = inputs(&config, &base)?;
+        let manifest = if begun {
+            let manifest = Manifest::read(&dir)?;
+            manifest.check_same_inputs(&inputs, &dir)?;
+            manifest.check_same_config(&config, &dir)?;
+            manifest.check_artefacts(&dir)?;
+            manifest
+        } else {
+            Manifest::new(config.game.seed, inputs, plan(&config))
+        };
+        let items = Items::load(&config, &base.config, &base.dialect)?;
+        // Settings that change no artefact may differ from call to call: the file tells the last one's.
+        topspin_files::write_atomic(&dir.join("config.toml"), |out| out.write_all(config.to_toml().as_bytes()))?;
+        if !begun {
+            if !items.skipped.is_empty() {
+                write_lines(&dir.join("skipped.jsonl"), &items.skipped)?;
+            }
+            // Last: with it the folder is a run's.
+            manifest.write(&dir)?;
+        }
+        let rate = if manifest.is_finished() { 0.0 } else { product_rate(device, precision) };
+        let run = Self { device, precision, config, dir, base, items, manifest, rate, observer, stop, _lock: lock };
+        run.introduce(begun)
+    }
+
+    /// Says what is about to be done with what.
+    fn introduce(self, begun: bool) -> Result<Self, RunError> {
+        let Self { items, precision, dir, .. } = &self;
+        let precision = match precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        };
+        let (done, all) = (self.manifest.finished(), self.manifest.stages.len());
+        let mut lines = vec![match begun {
+            true => format!("going on in `{}`: {done} of {all} stages are done", dir.display()),
+            false => format!("a new run in `{}`", dir.display()),
+        }];
+        lines.push(format!("{} records to train on, {} to evaluate on", items.train.len(), items.test.len()));
+        if !items.skipped.is_empty() {
+            let (skipped, path) = (items.skipped.len(), dir.join("skipped.jsonl"));
+            lines.push(format!(
+                "{skipped} records are left out, with prompts longer than `data.max_prompt_tokens`; `{}` names them",
+                path.display()
+            ));
+        }
+        if self.rate > 0.0 {
+            lines.push(format!("products in {precision}, {:.1} GFLOP/s measured", self.rate / 1e9));
+        }
+        lines.iter().for_each(|line| self.observer.say(line));
+        Ok(self)
+    }
+}
+
+/// Hashes of all that the run reads.
+fn inputs(config: &Config, base: &ModelFiles) -> Result<Inputs, RunError> {
+    let path = base.source().path().to_path_buf();
+    let template = base.dialect.template().map_or("", |template| template.source());
+    let mut inputs = Inputs::from([
+        ("model.path".into(), Input { path: path.clone(), sha256: base.fingerprint()? }),
+        ("chat template".into(), Input { path, sha256: sha256_of_text(template) }),
+        ("data.train".into(), Input::of_file(Path::new(&config.data.train))?),
+    ]);
+    if !config.data.test.is_empty() {
+        inputs.insert("data.test".into(), Input::of_file(Path::new(&config.data.test))?);
+    }
+    Ok(inputs)
+}
+
+/// Whether a folder holds nothing but what a run that died at its very beginning leaves.
+fn is_free(dir: &Path) -> Result<bool, FileError> {
+    let fail = |e| FileError::new(Action::Read, dir, e);
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let name = entry.map_err(fail)?.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') && !["config.toml", "skipped.jsonl"].contains(&&*name) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

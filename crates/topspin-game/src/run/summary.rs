@@ -1,0 +1,153 @@
+//! What came out: the table of stages, and the best of them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use topspin_eval::{Figure, Report};
+use topspin_kernels::device::Device;
+
+use super::{Run, RunError, lines};
+use crate::config::Goal;
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The stage's folder.
+    pub folder: String,
+    /// All figures of its evaluation.
+    pub report: Report,
+}
+
+/// What came out of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// The run's folder.
+    pub dir: PathBuf,
+    /// The metric that names the best stage.
+    pub metric: String,
+    /// Which end of it is the better one.
+    pub goal: Goal,
+    /// The stages that were evaluated, in order.
+    pub rows: Vec<Row>,
+}
+
+impl Summary {
+    /// The row of the best model among the supervised one and the iterations; of equal ones the earliest.
+    pub fn best(&self) -> Option<&Row> {
+        let rows = self.rows.iter().filter(|row| row.folder != "control");
+        rows.reduce(|best, row| match (self.figure(best), self.figure(row)) {
+            (Some(old), Some(new)) if better(self.goal, new.value, old.value) => row,
+            _ => best,
+        })
+    }
+
+    /// The metric's figure of a row.
+    pub fn figure<'a>(&self, row: &'a Row) -> Option<&'a Figure> {
+        row.report.figures.get(&self.metric)
+    }
+
+    /// Which one is the best, and how sure that is.
+    fn verdict(&self) -> Option<String> {
+        let best = self.best()?;
+        let figure = self.figure(best)?;
+        let mut verdict = format!(
+            "best: {} (`{}` {:.4}{}), linked as `{}`",
+            best.folder,
+            self.metric,
+            figure.value,
+            interval(figure),
+            self.dir.join("best").display()
+        );
+        let others = || self.rows.iter().filter(|row| row.folder != best.folder);
+        let names = |rows: Vec<&Row>| rows.iter().map(|row| row.folder.as_str()).collect::<Vec<_>>().join(", ");
+        if figure.low.is_none() && others().next().is_some() {
+            verdict += "\nthe metric comes without an interval, so nobody knows whether the difference is noise";
+        }
+        let near = |row: &&Row| self.figure(row).is_some_and(|other| is_within(figure, other.value));
+        let near: Vec<_> = others().filter(near).collect();
+        if !near.is_empty() {
+            verdict += &format!("\nwithin its interval, and so perhaps no worse: {}", names(near));
+        }
+        let ahead = |row: &&Row| self.figure(row).is_some_and(|other| better(self.goal, other.value, figure.value));
+        let ahead: Vec<_> = others().filter(ahead).collect();
+        if !ahead.is_empty() {
+            verdict += &format!("\nahead of it: {}", names(ahead));
+        }
+        Some(verdict)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names = vec![self.metric.as_str()];
+        let usual =
+            ["nll.per_token", "greedy.exact_match", "sampled.exact_match", "greedy.tokens.mean", "sampled.tokens.mean"];
+        let known = |name: &&str| self.rows.iter().any(|row| row.report.figures.contains_key(*name));
+        names.extend(usual.into_iter().filter(known).filter(|&name| name != self.metric));
+        let cell = |row: &Row, name: &str| match row.report.figures.get(name) {
+            Some(figure) => format!("{:.4}{}", figure.value, interval(figure)),
+            None => String::new(),
+        };
+        let mut table =
+            vec![std::iter::once("stage".to_owned()).chain(names.iter().map(|&n| n.into())).collect::<Vec<_>>()];
+        for row in &self.rows {
+            table.push(std::iter::once(row.folder.clone()).chain(names.iter().map(|name| cell(row, name))).collect());
+        }
+        let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<_> = (0..=names.len()).map(width).collect();
+        for row in &table {
+            let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+            writeln!(f, "{}", cells.join("  ").trim_end())?;
+        }
+        self.verdict().map_or(Ok(()), |verdict| writeln!(f, "\n{verdict}"))
+    }
+}
+
+/// Whether `a` is the better value.
+pub(super) fn better(goal: Goal, a: f64, b: f64) -> bool {
+    match goal {
+        Goal::Lowest => a < b,
+        Goal::Highest => a > b,
+    }
+}
+
+/// Whether a value lies in a figure's interval.
+pub(super) fn is_within(figure: &Figure, value: f64) -> bool {
+    matches!((figure.low, figure.high), (Some(low), Some(high)) if (low..=high).contains(&value))
+}
+
+/// A figure's interval as it is printed behind the value.
+pub(super) fn interval(figure: &Figure) -> String {
+    match (figure.low, figure.high) {
+        (Some(low), Some(high)) => format!(" [{low:.4}, {high:.4}]"),
+        _ => String::new(),
+    }
+}
+
+impl<D: Device + Clone> Run<'_, D> {
+    /// What came out so far.
+    pub(super) fn summary(&self) -> Result<Summary, RunError> {
+        let evaluated = self.manifest.stages.iter().filter_map(|stage| {
+            let (folder, work) = stage.name.split_once('/')?;
+            (work == "eval" && self.manifest.figures(&stage.name).is_some()).then_some(folder)
+        });
+        let row = |folder: &str| Ok(Row { folder: folder.into(), report: self.report(folder)? });
+        let rows = evaluated.map(row).collect::<Result<_, RunError>>()?;
+        let eval = &self.config.eval;
+        Ok(Summary { dir: self.dir.clone(), metric: eval.best.clone(), goal: eval.goal, rows })
+    }
+
+    /// The evaluation of a stage folder.
+    pub(super) fn report(&self, folder: &str) -> Result<Report, RunError> {
+        lines::read_json(&self.path(&format!("{folder}/eval.json")))
+    }
+
+    /// Lets the link `best` name the best model so far.
+    pub(super) fn name_best(&self) -> Result<(), RunError> {
+        let summary = self.summary()?;
+        match summary.best() {
+            Some(best) => Ok(topspin_files::symlink_atomic(Path::new(&best.folder), &self.path("best"))?),
+            None => Ok(()),
+        }
+    }
+}
