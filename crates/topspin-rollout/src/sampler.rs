@@ -19,6 +19,9 @@ use crate::error::RolloutError;
 /// Logits of a block.
 const BLOCK: usize = 256;
 
+/// Bins of logits in which top-p looks for its border.
+const BINS: usize = 1024;
+
 /// How a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
@@ -111,19 +114,35 @@ impl Sampler {
         let least = (1.0 - top_p) * total / logits.len() as f64;
         // The last term is for the rounding of the weights: a few more candidates do no harm.
         let bound = f64::from(law.max) + f64::from(law.temperature) * (least.ln() - 1e-3);
-        let mut candidates = at_least(logits, maxima, bound.max(f64::from(law.cut)));
-        candidates.sort_unstable_by(|a, b| b.total_cmp(a));
+        let bound = bound.max(f64::from(law.cut));
+        let candidates = at_least(logits, maxima, bound);
         let mut weights = vec![0.0; candidates.len()];
         weights_of(self.level, &candidates, law, &mut weights);
-        let (mut cut, mut mass) = (law.max, 0.0);
+        // Bins of equal width, from the largest logit down: only the one in which p is reached needs to be sorted.
+        let scale = BINS as f64 / (f64::from(law.max) - bound);
+        let bin_of = |logit: f32| (((f64::from(law.max) - f64::from(logit)) * scale) as usize).min(BINS - 1);
+        let mut bins = vec![0.0; BINS];
         for (&logit, &weight) in candidates.iter().zip(&weights) {
+            bins[bin_of(logit)] += f64::from(weight);
+        }
+        let (mut bin, mut mass) = (0, 0.0);
+        while bin + 1 < BINS && mass + bins[bin] < top_p * total {
+            mass += bins[bin];
+            bin += 1;
+        }
+        let of_bin = candidates.into_iter().zip(weights).filter(|&(logit, _)| bin_of(logit) == bin);
+        let mut of_bin: Vec<(f32, f32)> = of_bin.collect();
+        of_bin.sort_unstable_by(|(a, _), (b, _)| b.total_cmp(a));
+        let mut cut = f32::INFINITY;
+        for (logit, weight) in of_bin {
             if logit < cut && mass >= top_p * total {
                 break;
             }
             cut = logit;
             mass += f64::from(weight);
         }
-        cut
+        // Rounding may keep the mass of all from reaching p, and the last bin be empty: then nothing more is cut.
+        if cut == f32::INFINITY { law.cut } else { cut }
     }
 
     /// The first id whose cumulative weight exceeds `uniform` of the total.

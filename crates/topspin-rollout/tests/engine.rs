@@ -19,6 +19,10 @@ const CONTEXT: usize = 80;
 
 /// A model of random weights, sharp enough for its log-probabilities to differ.
 fn model(seed: u64) -> Decoder<Cpu> {
+    model_in(Precision::F32, seed)
+}
+
+fn model_in(precision: Precision, seed: u64) -> Decoder<Cpu> {
     let config = DecoderConfig {
         vocab_size: VOCAB,
         hidden_size: 16,
@@ -34,7 +38,7 @@ fn model(seed: u64) -> Decoder<Cpu> {
     };
     let mut rng = Rng::new(seed, "model", 0);
     let params: Vec<f32> = (0..config.layout().len()).map(|_| 0.5 * rng.normal() as f32).collect();
-    Decoder::new(Cpu::new(), config, &params, Precision::F32, Use::Forward)
+    Decoder::new(Cpu::new(), config, &params, precision, Use::Forward)
 }
 
 /// Rows of a path that is in no store, all of them in one span.
@@ -127,7 +131,7 @@ proptest! {
 
     #[test]
     fn equals_naive_generation_whatever_runs_beside_it(
-        model_seed in 0..4u64,
+        (precision, model_seed) in (prop_oneof![Just(Precision::F32), Just(Precision::Bf16)], 0..4u64),
         (requests, order_seed) in (requests(), any::<u64>()),
         sampling in sampling(),
         stop_ids in prop::collection::vec(0..VOCAB as u32, 0..3),
@@ -137,7 +141,7 @@ proptest! {
         spare_slots in prop_oneof![2 => (0..200usize).prop_map(Some), 1 => Just(None)],
         threads in 1..=3usize,
     ) {
-        let decoder = model(model_seed);
+        let decoder = model_in(precision, model_seed);
         let kv_slots = spare_slots.map(|spare| fewest_slots(&requests) + spare);
         let settings =
             EngineSettings { live_sequences, rows_per_step, kv_slots, stop_ids, sampling, seed, iteration };
@@ -303,6 +307,20 @@ fn sequences_that_gave_way_come_back() {
     let run = |kv_slots| Engine::new(&decoder, settings(kv_slots)).unwrap().run(&requests, |_, _| {}).unwrap();
     assert_eq!(run(None), run(Some(16 + 64)));
     assert_eq!(run(None), run(Some(16 + 64 + 80)));
+}
+
+#[test]
+fn a_prompt_that_was_let_go_is_computed_again() {
+    let decoder = model(1);
+    // The first sequence grows into the last free block while the others' prompt has no live sequence.
+    let mut requests = vec![request(vec![9; 10], 0, 60)];
+    requests.extend((0..4).map(|sample| request((0..40).collect(), sample, 1)));
+    let settings = |kv_slots| EngineSettings { live_sequences: 2, kv_slots, ..EngineSettings::default() };
+    let prompt_rows = |kv_slots| steps_of(&decoder, settings(kv_slots), &requests).last().unwrap().prompt_rows;
+    assert_eq!(prompt_rows(None), 10 + 40 + 3);
+    assert!(prompt_rows(Some(80)) > 10 + 40 + 40, "the prompt was never let go");
+    let run = |kv_slots| Engine::new(&decoder, settings(kv_slots)).unwrap().run(&requests, |_, _| {}).unwrap();
+    assert_eq!(run(None), run(Some(80)));
 }
 
 #[test]
