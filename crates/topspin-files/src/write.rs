@@ -11,7 +11,7 @@ use crate::{Action, FileError};
 ///
 /// `fill` writes to a temporary file beside the destination, which is synchronised and renamed. If `fill` or a later
 /// step fails, the temporary file is removed and the destination is as it was. A destination that is no regular file
-/// (`/dev/stdout`, a pipe) is written in place: a rename would put a file in its stead.
+/// (`/dev/null`, a pipe) is written in place: a rename would put a file in its stead. A link is followed.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), FileError> {
     let fail = |e| FileError::new(Action::Write, path, e);
     match fs::metadata(path) {
@@ -22,14 +22,16 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::
         }
         _ => {}
     }
-    let temporary = beside(path, "tmp").map_err(fail)?;
+    // `/dev/stdout` is a link, to a regular file where the output was redirected to one.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    let temporary = beside(&target, "tmp").map_err(fail)?;
     let attempt = || {
         clear(&temporary)?;
         let mut out = BufWriter::new(File::create_new(&temporary)?);
         fill(&mut out)?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&temporary, path)?;
-        sync_folder(parent(path))
+        fs::rename(&temporary, &target)?;
+        sync_folder(parent(&target))
     };
     attempt().map_err(|e| {
         // The first error is the one to tell; this clean-up may fail for the same reason.

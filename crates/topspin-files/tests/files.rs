@@ -169,4 +169,20 @@ fn a_link_is_replaced_and_a_device_is_not() {
     topspin_files::symlink_atomic(Path::new("/dev/null"), &sink).unwrap();
     write_atomic(&sink, |out| out.write_all(b"gone")).unwrap();
     assert_eq!(fs::read_link(&sink).unwrap(), Path::new("/dev/null"));
+
+    let (file, to_file) = (dir.path().join("file"), dir.path().join("to-file"));
+    fs::write(&file, "old").unwrap();
+    topspin_files::symlink_atomic(Path::new("file"), &to_file).unwrap();
+    write_atomic(&to_file, |out| out.write_all(b"new")).unwrap();
+    assert_eq!((fs::read(&file).unwrap(), fs::read_link(&to_file).unwrap()), (b"new".to_vec(), "file".into()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_device_is_said_to_be_full() {
+    let dir = tempdir().unwrap();
+    let full = dir.path().join("full");
+    topspin_files::symlink_atomic(Path::new("/dev/full"), &full).unwrap();
+    let error = write_atomic(&full, |out| out.write_all(b"anything")).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::StorageFull, full.as_path()));
 }
