@@ -1,4 +1,22 @@
-//! The three products of a linear layer.
+//! The three products of a linear layer, `y = x · wᵀ`, with the weights as checkpoints store them: `w[n,k]`, out x in.
+//!
+//! # What is promised
+//!
+//! - An element of `y` or `dx` depends, to the bit, on its row of the left operand, on the weights and on `k` or `n`.
+//!   It does not depend on the number of rows, on where among them its row stands, or on the number of threads. So a
+//!   token computed alone gives the bits that it gives in a batch.
+//! - `dw` depends on the rows and their order, not on the number of threads.
+//! - Bits do differ between vector levels, since these differ in fused multiply-add.
+//!
+//! # How it is done
+//!
+//! Both operands are packed: 16 columns of the right one interleaved into a *panel*, a few rows of the left one into a
+//! row *tile*. The inner loop multiplies one row tile with a few panels and keeps all sums in registers (Goto & van de
+//! Geijn, "Anatomy of high-performance matrix multiplication", 2008). Weights are packed when they change, not when
+//! they are used: below some hundred rows that copy would cost more than the product.
+//!
+//! The modules, from the outside in: `product` cuts and deals out the work, `pack` copies operands, `tile` is the inner
+//! loop, `lanes` the vector instructions.
 
 mod lanes;
 mod pack;
@@ -7,69 +25,103 @@ mod tile;
 
 use crate::device::Use;
 use crate::simd::Level;
+use lanes::LANES;
 use pack::{Operand, pack_panels, steps};
 use product::{Panels, product};
 
-/// What products are computed in. Accumulation and results are always `f32`.
+/// What products are computed in. Sums and results are always `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Operands as they are.
     F32,
-    /// Operands rounded to bf16.
+    /// Operands rounded to bf16, to nearest and ties to even. Levels below [`Level::Avx512Bf16`] widen them to `f32`
+    /// again, so the arithmetic is defined everywhere; results at that level differ from the others' in denormals
+    /// alone, which its instruction takes for zero.
     Bf16,
 }
 
 /// A weight matrix laid out for products.
-#[derive(Clone, Debug)]
 pub struct Weight {
     level: Level,
     precision: Precision,
     n: usize,
     k: usize,
+    /// Panels of 16 rows of the matrix.
     forward: Vec<u32>,
+    /// Panels of 16 columns of the matrix.
     backward: Option<Vec<u32>>,
 }
 
 impl Weight {
-    /// Lays out `w[n,k]` (out x in).
+    /// Lays out `w[n,k]` for products in `precision` with the instructions of `level`.
+    ///
+    /// `for_use` decides about speed alone: every weight can take part in every product. In bf16, panels for the
+    /// backward product are kept if that is used (2 bytes a weight). In f32 they never are: packing them on the way
+    /// costs a few per cent of a product over a training batch, keeping them 4 bytes a weight.
+    ///
+    /// # Panics
+    /// If `n` or `k` is 0, if `w` has another length than `n * k`, or if the level is not available.
     pub fn prepare(level: Level, precision: Precision, w: &[f32], n: usize, k: usize, for_use: Use) -> Self {
-        let panels = |lines: usize, depth: usize| vec![0; lines.next_multiple_of(lanes::LANES) * steps(precision, depth)];
-        let backward = (for_use == Use::ForwardAndBackward).then(|| panels(k, n));
-        let mut weight = Self { level, precision, n, k, forward: panels(n, k), backward };
+        assert!(n > 0 && k > 0, "weights of shape [{n}, {k}]");
+        let panels = |lines: usize, depth| vec![0; lines.next_multiple_of(LANES) * steps(precision, depth)];
+        let keeps_backward = precision == Precision::Bf16 && for_use == Use::ForwardAndBackward;
+        let backward = keeps_backward.then(|| panels(k, n));
+        let mut weight = Self { level: level.verified(), precision, n, k, forward: panels(n, k), backward };
         weight.update(w);
         weight
     }
 
-    /// The same after `w` changed.
+    /// The same after `w` changed, in the same memory.
+    ///
+    /// # Panics
+    /// If `w` has another length than before.
     pub fn update(&mut self, w: &[f32]) {
-        let (level, precision) = (self.level, self.precision);
-        pack_panels(level, precision, &mut self.forward, Operand::rows(w, self.n, self.k), 0..steps(precision, self.k));
+        let Self { level, precision, n, k, .. } = *self;
+        assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
+        pack_panels(level, precision, &mut self.forward, Operand::rows(w, n, k), 0..steps(precision, k));
         if let Some(backward) = &mut self.backward {
-            pack_panels(level, precision, backward, Operand::columns(w, self.k, self.n), 0..steps(precision, self.n));
+            pack_panels(level, precision, backward, Operand::columns(w, k, n), 0..steps(precision, n));
         }
     }
 }
 
 /// `y[m,n] = x[m,k] · wᵀ`, or `+=` when `accumulate`.
-pub fn linear_forward(level: Level, y: &mut [f32], x: &[f32], _w: &[f32], weight: &Weight, accumulate: bool) {
-    let (n, k) = (weight.n, weight.k);
-    let rows = Operand::rows(x, x.len() / k, k);
-    product(level, weight.precision, y, rows, Panels::Packed(&weight.forward), n, accumulate);
+///
+/// # Panics
+/// If the lengths of `y` and `x` do not fit the weights or each other.
+pub fn linear_forward(y: &mut [f32], x: &[f32], weight: &Weight, accumulate: bool) {
+    let Weight { level, precision, n, k, .. } = *weight;
+    let rows = Operand::rows(x, row_count(x, k), k);
+    product(level, precision, y, rows, Panels::Packed(&weight.forward), n, accumulate);
 }
 
-/// `dx[m,k] = dy[m,n] · w`, or `+=` when `accumulate`.
-pub fn linear_backward_input(level: Level, dx: &mut [f32], dy: &[f32], w: &[f32], weight: &Weight, accumulate: bool) {
-    let (n, k) = (weight.n, weight.k);
+/// `dx[m,k] = dy[m,n] · w`, or `+=` when `accumulate`. `w` are the weights that `weight` was last updated with.
+///
+/// # Panics
+/// If the lengths of `dx`, `dy` and `w` do not fit the weights or each other.
+pub fn linear_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], weight: &Weight, accumulate: bool) {
+    let Weight { level, precision, n, k, .. } = *weight;
+    assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
     let panels = match &weight.backward {
         Some(backward) => Panels::Packed(backward),
         None => Panels::Plain(Operand::columns(w, k, n)),
     };
-    product(level, weight.precision, dx, Operand::rows(dy, dy.len() / n, n), panels, k, accumulate);
+    product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, accumulate);
 }
 
-/// `dw[n,k] += dy[m,n]ᵀ · x[m,k]`.
-pub fn linear_backward_weight(level: Level, dw: &mut [f32], dy: &[f32], x: &[f32], weight: &Weight) {
-    let (n, k) = (weight.n, weight.k);
-    let m = x.len() / k;
-    product(level, weight.precision, dw, Operand::columns(dy, n, m), Panels::Plain(Operand::columns(x, k, m)), k, true);
+/// `dw[n,k] += dy[m,n]ᵀ · x[m,k]`: sums over the rows.
+///
+/// # Panics
+/// If the lengths of `dw`, `dy` and `x` do not fit the weights or each other.
+pub fn linear_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], weight: &Weight) {
+    let Weight { level, precision, n, k, .. } = *weight;
+    let m = row_count(x, k);
+    assert_eq!(dy.len(), m * n, "gradient of {m} rows of {n}");
+    product(level, precision, dw, Operand::columns(dy, n, m), Panels::Plain(Operand::columns(x, k, m)), k, true);
+}
+
+/// Number of rows of `width` in `matrix`.
+fn row_count(matrix: &[f32], width: usize) -> usize {
+    assert!(matrix.len().is_multiple_of(width), "{} elements in rows of {width}", matrix.len());
+    matrix.len() / width
 }

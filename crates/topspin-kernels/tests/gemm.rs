@@ -62,17 +62,17 @@ fn check_all(m: usize, n: usize, k: usize, seed: u64, accumulate: bool) {
             for for_use in [Use::Forward, Use::ForwardAndBackward] {
                 let weight = Weight::prepare(level, precision, &w, n, k, for_use);
                 let mut y = y0.clone();
-                linear_forward(level, &mut y, &x, &w, &weight, accumulate);
+                linear_forward(&mut y, &x, &weight, accumulate);
                 let before = accumulate.then_some(&y0[..]);
                 check(&what("forward"), &y, before, [m, n, k], |i, d| xs[i * k + d], |j, d| ws[j * k + d]);
 
                 let mut dx = dx0.clone();
-                linear_backward_input(level, &mut dx, &dy, &w, &weight, accumulate);
+                linear_backward_input(&mut dx, &dy, &w, &weight, accumulate);
                 let before = accumulate.then_some(&dx0[..]);
                 check(&what("input"), &dx, before, [m, k, n], |i, d| dys[i * n + d], |j, d| ws[d * k + j]);
 
                 let mut dw = dw0.clone();
-                linear_backward_weight(level, &mut dw, &dy, &x, &weight);
+                linear_backward_weight(&mut dw, &dy, &x, &weight);
                 check(&what("weight"), &dw, Some(&dw0), [n, k, m], |i, d| dys[d * n + i], |j, d| xs[d * k + j]);
             }
         }
@@ -89,17 +89,17 @@ fn check_invariance(m: usize, n: usize, k: usize, seed: u64, levels: &[Level]) {
             let weight = Weight::prepare(level, precision, &w, n, k, Use::ForwardAndBackward);
             let forward = |x: &[f32], rows: usize| {
                 let mut y = vec![f32::NAN; rows * n];
-                linear_forward(level, &mut y, x, &w, &weight, false);
+                linear_forward(&mut y, x, &weight, false);
                 y
             };
             let backward = |dy: &[f32], rows: usize| {
                 let mut dx = vec![f32::NAN; rows * k];
-                linear_backward_input(level, &mut dx, dy, &w, &weight, false);
+                linear_backward_input(&mut dx, dy, &w, &weight, false);
                 dx
             };
             let gradient = || {
                 let mut dw = random(n * k, seed + 3);
-                linear_backward_weight(level, &mut dw, &dy, &x, &weight);
+                linear_backward_weight(&mut dw, &dy, &x, &weight);
                 dw
             };
             let (y, dx, dw) = pools[0].install(|| (forward(&x, m), backward(&dy, m), gradient()));
@@ -180,7 +180,7 @@ fn update_forgets_the_old_weights() {
         let fresh = Weight::prepare(level, precision, &new, n, k, Use::ForwardAndBackward);
         let forward = |weight: &Weight| {
             let mut y = vec![0.0; 3 * n];
-            linear_forward(level, &mut y, &x, &new, weight, false);
+            linear_forward(&mut y, &x, weight, false);
             bits(&y)
         };
         assert_eq!(forward(&updated), forward(&fresh));

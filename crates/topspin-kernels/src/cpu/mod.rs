@@ -134,16 +134,16 @@ impl Device for Cpu {
         weight.update(w.get());
     }
 
-    fn linear_forward(&self, y: Out<Memory>, x: In<Memory>, w: In<Memory>, weight: &Weight, accumulate: bool) {
-        gemm::linear_forward(self.level, y.get(), x.get(), w.get(), weight, accumulate);
+    fn linear_forward(&self, y: Out<Memory>, x: In<Memory>, _w: In<Memory>, weight: &Weight, accumulate: bool) {
+        gemm::linear_forward(y.get(), x.get(), weight, accumulate);
     }
 
     fn linear_backward_input(&self, dx: Out<Memory>, dy: In<Memory>, w: In<Memory>, weight: &Weight, accumulate: bool) {
-        gemm::linear_backward_input(self.level, dx.get(), dy.get(), w.get(), weight, accumulate);
+        gemm::linear_backward_input(dx.get(), dy.get(), w.get(), weight, accumulate);
     }
 
     fn linear_backward_weight(&self, dw: Out<Memory>, dy: In<Memory>, x: In<Memory>, weight: &Weight) {
-        gemm::linear_backward_weight(self.level, dw.get(), dy.get(), x.get(), weight);
+        gemm::linear_backward_weight(dw.get(), dy.get(), x.get(), weight);
     }
 
     fn rope_forward(&self, qkv: Out<Memory>, table: In<Memory>, positions: &[u32], heads: HeadShape) {

@@ -12,7 +12,7 @@ pub(super) const LANES: usize = 16;
 ///
 /// # Safety
 /// Methods may be called only where the instructions of the implementing type are available, and are inlined there.
-/// Pointers must be valid for 16 units.
+/// Pointers must be valid for 16 units, or for one where it is spread over the lanes.
 pub(super) trait Vector: Copy {
     /// The registers.
     type Reg: Copy;
@@ -23,9 +23,11 @@ pub(super) trait Vector: Copy {
     /// Vectors of sums that the registers hold: sets how many panels a tile of few rows spans.
     const SUMS: usize;
 
-    unsafe fn splat(self, x: f32) -> Self::Reg;
+    unsafe fn splat(self, from: *const f32) -> Self::Reg;
+    /// The even and the odd half of a pair of bf16, widened, each in every lane.
+    unsafe fn splat_pair(self, from: *const u32) -> [Self::Reg; 2];
     unsafe fn load(self, from: *const f32) -> Self::Reg;
-    /// The even and odd halves of 16 pairs of bf16, widened.
+    /// The even and the odd halves of 16 pairs of bf16, widened.
     unsafe fn load_pairs(self, from: *const u32) -> [Self::Reg; 2];
     unsafe fn store(self, to: *mut f32, x: Self::Reg);
     unsafe fn add(self, a: Self::Reg, b: Self::Reg) -> Self::Reg;
@@ -80,7 +82,7 @@ impl<V: Vector> Multiply for Single<V> {
     #[inline(always)]
     unsafe fn row(self, from: *const u32) -> V::Reg {
         // SAFETY: the caller's promise.
-        unsafe { self.0.splat(*from.cast()) }
+        unsafe { self.0.splat(from.cast()) }
     }
 
     #[inline(always)]
@@ -116,10 +118,7 @@ impl<V: Vector> Multiply for Widened<V> {
     #[inline(always)]
     unsafe fn row(self, from: *const u32) -> [V::Reg; 2] {
         // SAFETY: the caller's promise.
-        unsafe {
-            let pair = *from;
-            [self.0.splat(f32::from_bits(pair << 16)), self.0.splat(f32::from_bits(pair & 0xffff_0000))]
-        }
+        unsafe { self.0.splat_pair(from) }
     }
 
     #[inline(always)]
@@ -128,6 +127,15 @@ impl<V: Vector> Multiply for Widened<V> {
         unsafe { self.0.mul_add(panel[0], row[0], self.0.mul_add(panel[1], row[1], sum)) }
     }
 }
+
+/// The even and the odd half of a pair of bf16.
+#[inline(always)]
+fn widen(pair: u32) -> [f32; 2] {
+    [f32::from_bits(pair << 16), f32::from_bits(pair & ODD)]
+}
+
+/// The half of a pair that holds the odd bf16, which widened is its own `f32`.
+const ODD: u32 = 0xffff_0000;
 
 /// Arrays, which the compiler turns into what vectors the architecture's baseline has.
 #[derive(Clone, Copy)]
@@ -141,8 +149,15 @@ impl<A: Arithmetic> Vector for Portable<A> {
     const SUMS: usize = Self::ROWS_SINGLE;
 
     #[inline(always)]
-    unsafe fn splat(self, x: f32) -> Self::Reg {
-        [x; LANES]
+    unsafe fn splat(self, from: *const f32) -> Self::Reg {
+        // SAFETY: the caller's promise.
+        [unsafe { *from }; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(self, from: *const u32) -> [Self::Reg; 2] {
+        // SAFETY: the caller's promise.
+        widen(unsafe { *from }).map(|x| [x; LANES])
     }
 
     #[inline(always)]
@@ -157,8 +172,7 @@ impl<A: Arithmetic> Vector for Portable<A> {
         let pairs = unsafe { from.cast::<[u32; LANES]>().read() };
         let mut halves = [[0.0; LANES]; 2];
         for lane in 0..LANES {
-            halves[0][lane] = f32::from_bits(pairs[lane] << 16);
-            halves[1][lane] = f32::from_bits(pairs[lane] & 0xffff_0000);
+            [halves[0][lane], halves[1][lane]] = widen(pairs[lane]);
         }
         halves
     }
@@ -188,6 +202,19 @@ impl<A: Arithmetic> Vector for Portable<A> {
     }
 }
 
+/// Asks for the cache line at `at`, which need not be valid, to be brought near.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of the architecture's baseline; a prefetch reads nothing and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512, DotBf16};
 
@@ -195,7 +222,7 @@ pub(super) use x86::{Avx2, Avx512, DotBf16};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Multiply, Vector};
+    use super::{Multiply, ODD, Vector};
 
     /// Two registers of AVX2 with FMA.
     #[derive(Clone, Copy)]
@@ -210,9 +237,15 @@ mod x86 {
         const SUMS: usize = 4;
 
         #[inline(always)]
-        unsafe fn splat(self, x: f32) -> Self::Reg {
+        unsafe fn splat(self, from: *const f32) -> Self::Reg {
             // SAFETY: the caller's promise.
-            unsafe { [_mm256_set1_ps(x); 2] }
+            unsafe { [_mm256_broadcast_ss(&*from); 2] }
+        }
+
+        #[inline(always)]
+        unsafe fn splat_pair(self, from: *const u32) -> [Self::Reg; 2] {
+            // SAFETY: the caller's promise.
+            unsafe { widen256(_mm256_castps_si256(_mm256_broadcast_ss(&*from.cast()))).map(|half| [half; 2]) }
         }
 
         #[inline(always)]
@@ -225,19 +258,9 @@ mod x86 {
         unsafe fn load_pairs(self, from: *const u32) -> [Self::Reg; 2] {
             // SAFETY: the caller's promise.
             unsafe {
-                let low = _mm256_loadu_si256(from.cast());
-                let high = _mm256_loadu_si256(from.add(8).cast());
-                let odd = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-                [
-                    [
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
-                    ],
-                    [
-                        _mm256_castsi256_ps(_mm256_and_si256(low, odd)),
-                        _mm256_castsi256_ps(_mm256_and_si256(high, odd)),
-                    ],
-                ]
+                let [even_low, odd_low] = widen256(_mm256_loadu_si256(from.cast()));
+                let [even_high, odd_high] = widen256(_mm256_loadu_si256(from.add(8).cast()));
+                [[even_low, even_high], [odd_low, odd_high]]
             }
         }
 
@@ -263,6 +286,19 @@ mod x86 {
         }
     }
 
+    /// [`super::widen`] of 8 pairs.
+    ///
+    /// # Safety
+    /// AVX2 must be available.
+    #[inline(always)]
+    unsafe fn widen256(pairs: __m256i) -> [__m256; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(ODD.cast_signed()));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(odd)]
+        }
+    }
+
     /// One register of AVX-512.
     #[derive(Clone, Copy)]
     pub(in super::super) struct Avx512;
@@ -276,9 +312,15 @@ mod x86 {
         const SUMS: usize = 24;
 
         #[inline(always)]
-        unsafe fn splat(self, x: f32) -> __m512 {
+        unsafe fn splat(self, from: *const f32) -> __m512 {
             // SAFETY: the caller's promise.
-            unsafe { _mm512_set1_ps(x) }
+            unsafe { _mm512_set1_ps(*from) }
+        }
+
+        #[inline(always)]
+        unsafe fn splat_pair(self, from: *const u32) -> [__m512; 2] {
+            // SAFETY: the caller's promise.
+            unsafe { widen512(_mm512_set1_epi32((*from).cast_signed())) }
         }
 
         #[inline(always)]
@@ -290,14 +332,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn load_pairs(self, from: *const u32) -> [__m512; 2] {
             // SAFETY: the caller's promise.
-            unsafe {
-                let pairs = _mm512_loadu_si512(from.cast());
-                let odd = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-                [
-                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
-                    _mm512_castsi512_ps(_mm512_and_si512(pairs, odd)),
-                ]
-            }
+            unsafe { widen512(_mm512_loadu_si512(from.cast())) }
         }
 
         #[inline(always)]
@@ -319,6 +354,19 @@ mod x86 {
         }
     }
 
+    /// [`super::widen`] of 16 pairs.
+    ///
+    /// # Safety
+    /// AVX-512 must be available.
+    #[inline(always)]
+    unsafe fn widen512(pairs: __m512i) -> [__m512; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(ODD.cast_signed()));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(odd)]
+        }
+    }
+
     /// Units are pairs of bf16, multiplied by `vdpbf16ps`: adds the odd product, rounds, adds the even one, rounds.
     ///
     /// It gives the bits of [`super::Widened`] except that denormals count as zero, operands and sums alike.
@@ -327,8 +375,8 @@ mod x86 {
 
     impl Multiply for DotBf16 {
         type Vector = Avx512;
-        type Panel = __m512i;
-        type Row = __m512i;
+        type Panel = __m512bh;
+        type Row = __m512bh;
         const ROWS: usize = 12;
 
         #[inline(always)]
@@ -337,24 +385,21 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn panel(self, from: *const u32) -> __m512i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_loadu_si512(from.cast()) }
+        unsafe fn panel(self, from: *const u32) -> __m512bh {
+            // SAFETY: the caller's promise; both types are 512 bits, and any bits will do.
+            unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())) }
         }
 
         #[inline(always)]
-        unsafe fn row(self, from: *const u32) -> __m512i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_set1_epi32((*from).cast_signed()) }
+        unsafe fn row(self, from: *const u32) -> __m512bh {
+            // SAFETY: as above.
+            unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32((*from).cast_signed())) }
         }
 
         #[inline(always)]
-        unsafe fn mul_add(self, panel: __m512i, row: __m512i, sum: __m512) -> __m512 {
-            // SAFETY: the caller's promise; both types are 512 bits that any pattern is valid for.
-            unsafe {
-                let (panel, row) = (std::mem::transmute::<__m512i, __m512bh>(panel), std::mem::transmute(row));
-                _mm512_dpbf16_ps(sum, panel, row)
-            }
+        unsafe fn mul_add(self, panel: __m512bh, row: __m512bh, sum: __m512) -> __m512 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_dpbf16_ps(sum, panel, row) }
         }
     }
 }

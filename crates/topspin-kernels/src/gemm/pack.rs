@@ -58,13 +58,16 @@ pub(super) fn tile_rows(left: usize, tallest: usize) -> usize {
     TILE_ROWS.into_iter().find(|&rows| rows <= limit).unwrap_or(1)
 }
 
+/// Panels or tiles that are packed together: where lines are columns, a step of them is one stretch of memory.
+const TOGETHER: usize = 4;
+
 /// Packs all lines into panels: `to[panel][step][16]`.
 pub(super) fn pack_panels(level: Level, precision: Precision, to: &mut [u32], from: Operand, steps: Range<usize>) {
-    let pack = |(panel, to): (usize, &mut [u32])| {
-        let first = panel * LANES;
-        interleave(level, to, from, precision, LANES, first..from.lines.min(first + LANES), steps.clone());
-    };
-    for_each_chunk(to, LANES * steps.len(), pack);
+    for_each_chunk(to, TOGETHER * LANES * steps.len(), |(chunk, to)| {
+        let first = chunk * TOGETHER * LANES;
+        let lines = first..from.lines.min(first + TOGETHER * LANES);
+        interleave(level, to, from, precision, LANES, lines, steps.clone());
+    });
 }
 
 /// Packs `lines` into row tiles, each `[step][row]`; tiles follow [`tile_rows`].
@@ -77,17 +80,18 @@ pub(super) fn pack_rows(
     steps: Range<usize>,
     tallest: usize,
 ) {
-    let pack = |(tile, mut to): (usize, &mut [u32])| {
-        let mut first = lines.start + tile * tallest;
-        let end = lines.end.min(first + tallest);
+    let pack = |(chunk, mut to): (usize, &mut [u32])| {
+        let mut first = lines.start + chunk * TOGETHER * tallest;
+        let end = lines.end.min(first + TOGETHER * tallest);
         while first < end {
-            let rows = tile_rows(end - first, tallest);
-            let (tile, rest) = to.split_at_mut(rows * steps.len());
-            interleave(level, tile, from, precision, rows, first..first + rows, steps.clone());
-            (first, to) = (first + rows, rest);
+            let width = tile_rows(end - first, tallest);
+            let next = end - (end - first) % width;
+            let (tiles, rest) = to.split_at_mut((next - first) * steps.len());
+            interleave(level, tiles, from, precision, width, first..next, steps.clone());
+            (first, to) = (next, rest);
         }
     };
-    for_each_chunk(to, tallest * steps.len(), pack);
+    for_each_chunk(to, TOGETHER * tallest * steps.len(), pack);
 }
 
 /// Calls `work` for every chunk of `data`, on several threads if there is much of it.
@@ -100,7 +104,7 @@ fn for_each_chunk(data: &mut [u32], chunk: usize, work: impl Fn((usize, &mut [u3
 }
 
 multiversion! {
-    /// Interleaves `lines`, at most `width` of them, into `to[step][width]`. Missing lines are zeros.
+    /// Interleaves `lines`, `width` at a time: `to[lines / width][step][width]`. Lines missing in the end are zeros.
     fn interleave(
         _math,
         to: &mut [u32],
@@ -111,20 +115,39 @@ multiversion! {
         steps: Range<usize>
     ) {
         match width {
-            16 => interleave_width::<16>(to, from, precision, lines, steps),
-            12 => interleave_width::<12>(to, from, precision, lines, steps),
-            8 => interleave_width::<8>(to, from, precision, lines, steps),
-            6 => interleave_width::<6>(to, from, precision, lines, steps),
-            4 => interleave_width::<4>(to, from, precision, lines, steps),
-            2 => interleave_width::<2>(to, from, precision, lines, steps),
-            1 => interleave_width::<1>(to, from, precision, lines, steps),
+            16 => interleave_by::<16>(to, from, precision, lines, steps),
+            12 => interleave_by::<12>(to, from, precision, lines, steps),
+            8 => interleave_by::<8>(to, from, precision, lines, steps),
+            6 => interleave_by::<6>(to, from, precision, lines, steps),
+            4 => interleave_by::<4>(to, from, precision, lines, steps),
+            2 => interleave_by::<2>(to, from, precision, lines, steps),
+            1 => interleave_by::<1>(to, from, precision, lines, steps),
             _ => unreachable!("no tile has {width} rows"),
         }
     }
 }
 
 #[inline(always)]
-fn interleave_width<const W: usize>(
+fn interleave_by<const W: usize>(
+    to: &mut [u32],
+    from: Operand,
+    precision: Precision,
+    lines: Range<usize>,
+    steps: Range<usize>,
+) {
+    // Columns are read a few steps at a time, so that a line of the cache serves all groups that share it.
+    let block = if from.by_row { steps.len() } else { 32 };
+    for start in steps.clone().step_by(block.max(1)) {
+        let part = start..steps.end.min(start + block);
+        for (to, first) in to.chunks_mut(steps.len() * W).zip(lines.clone().step_by(W)) {
+            let to = &mut to[(start - steps.start) * W..][..part.len() * W];
+            interleave_group::<W>(to, from, precision, first..lines.end.min(first + W), part.clone());
+        }
+    }
+}
+
+#[inline(always)]
+fn interleave_group<const W: usize>(
     to: &mut [u32],
     from: Operand,
     precision: Precision,
@@ -157,8 +180,8 @@ fn interleave_width<const W: usize>(
     }
 }
 
-/// Interleaves lines that are rows, in blocks of 16 steps. A step takes `E` elements of a line, which `convert` makes
-/// a unit of.
+/// Interleaves lines that are rows, in blocks of 16 steps. `convert` makes 16 units of `N`
+/// elements.
 #[inline(always)]
 fn transpose<const W: usize, const N: usize>(
     to: &mut [[u32; W]],

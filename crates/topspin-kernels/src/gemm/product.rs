@@ -146,9 +146,6 @@ fn multiply(
     let panel_tasks = panel_count.div_ceil(per_task);
     (0..row_blocks * panel_tasks).into_par_iter().with_max_len(1).for_each(|task| {
         let (block, panel) = (task / panel_tasks, task % panel_tasks * per_task);
-        run(
-            block * BLOCK_ROWS..row_count.min((block + 1) * BLOCK_ROWS),
-            panel..panel_count.min(panel + per_task),
-        );
+        run(block * BLOCK_ROWS..row_count.min((block + 1) * BLOCK_ROWS), panel..panel_count.min(panel + per_task));
     });
 }

@@ -3,7 +3,7 @@
 use super::Precision;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512, DotBf16};
-use super::lanes::{LANES, Multiply, Portable, Single, Sum, Vector, Widened};
+use super::lanes::{LANES, Multiply, Portable, Single, Sum, Vector, Widened, prefetch};
 use super::pack::tile_rows;
 use crate::simd::{Fused, Level, Plain};
 
@@ -72,7 +72,10 @@ impl Kernel {
             }
             #[cfg(target_arch = "x86_64")]
             (Level::Avx512Bf16, Precision::Bf16) => {
-                kernel!(#[target_feature(enable = "avx512f,avx512bf16")] DotBf16 = DotBf16)
+                kernel!(
+                    #[target_feature(enable = "avx512f,avx512bf16")]
+                    DotBf16 = DotBf16
+                )
             }
             (Level::Neon, Precision::F32) => kernel!(Single<Portable<Fused>> = Single(Portable(Fused))),
             (Level::Neon, Precision::Bf16) => kernel!(Widened<Portable<Fused>> = Widened(Portable(Fused))),
@@ -91,8 +94,11 @@ impl Kernel {
     }
 }
 
-/// Panels that a row tile passes before the next row tile takes its turn on them.
+/// Panels that a row tile passes before the next row tile takes its turn on them: few enough to stay in the
+/// second-level cache together with the rows.
 const GROUP: usize = 4;
+
+static ZEROS: [f32; LANES] = [0.0; LANES];
 
 /// # Safety
 /// As [`Kernel::run`], and the instructions of `multiply` must be enabled in the caller.
@@ -165,11 +171,15 @@ unsafe fn tile<M: Multiply, const R: usize, const P: usize>(multiply: M, block: 
     unsafe {
         let rows = block.rows.add(row * block.steps);
         let panels = block.panels.add(column / LANES * block.panel_stride);
-        let mut sums = [[vector.splat(0.0); P]; R];
+        let mut sums = [[vector.load(ZEROS.as_ptr()); P]; R];
         for step in 0..block.steps {
             let mut panel = [multiply.panel(panels.add(step * LANES)); P];
             for p in 1..P {
                 panel[p] = multiply.panel(panels.add(p * block.panel_stride + step * LANES));
+            }
+            // While tiles work on this group of panels, the next one comes from memory.
+            for p in 0..P {
+                prefetch(panels.wrapping_add((GROUP + p) * block.panel_stride + step * LANES));
             }
             for r in 0..R {
                 let x = multiply.row(rows.add(step * R + r));

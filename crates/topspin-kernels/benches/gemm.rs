@@ -1,0 +1,57 @@
+//! Rates of the three products at the shapes of SmolLM2-135M; a `Gelem/s` is a GFLOP/s.
+//!
+//! `cargo bench -p topspin-kernels --bench gemm -- 'forward/.*/m16$'` runs a part. `RAYON_NUM_THREADS` sets the number
+//! of threads, `TOPSPIN_SIMD` caps the vector level.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use topspin_kernels::device::Use;
+use topspin_kernels::gemm::{Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward};
+use topspin_kernels::simd::Level;
+
+/// `(k, n)`: queries, keys and values; attention's output; gate and up; down; logits.
+const LAYERS: [(usize, usize); 5] = [(576, 960), (576, 576), (576, 3072), (1536, 576), (576, 49152)];
+
+/// Numbers in [-1, 1) without a pattern that a cache or a multiplier could profit from.
+fn values(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i as u32).wrapping_mul(0x9e37_79b9) as i32 as f32 / 2f32.powi(31)).collect()
+}
+
+fn products(criterion: &mut Criterion) {
+    let level = Level::detect();
+    for (k, n) in LAYERS {
+        let w = values(n * k);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let weight = Weight::prepare(level, precision, &w, n, k, Use::ForwardAndBackward);
+            let mut group = |name: &str, rows: &[usize], run: &mut dyn FnMut(usize)| {
+                let mut group = criterion.benchmark_group(format!("{name}/{precision:?}/k{k}n{n}"));
+                group.sample_size(10).warm_up_time(Duration::from_millis(200));
+                group.measurement_time(Duration::from_millis(800));
+                for &m in rows {
+                    group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
+                    group.bench_function(BenchmarkId::from_parameter(format!("m{m}")), |bench| bench.iter(|| run(m)));
+                }
+                group.finish();
+            };
+            let largest = if n > 40_000 { 512 } else { 2048 };
+            let (x, dy) = (values(largest * k), values(largest * n));
+            let (mut y, mut dx, mut dw) = (vec![0.0; largest * n], vec![0.0; largest * k], vec![0.0; n * k]);
+            let all: Vec<_> = [1, 4, 16, 64, 512, 2048].into_iter().filter(|&m| m <= largest).collect();
+            let training: Vec<_> = all.iter().copied().filter(|&m| m >= 512).collect();
+            group("forward", &all, &mut |m| {
+                linear_forward(black_box(&mut y[..m * n]), black_box(&x[..m * k]), &weight, false);
+            });
+            group("backward_input", &training, &mut |m| {
+                linear_backward_input(black_box(&mut dx[..m * k]), black_box(&dy[..m * n]), &w, &weight, false);
+            });
+            group("backward_weight", &training, &mut |m| {
+                linear_backward_weight(black_box(&mut dw), black_box(&dy[..m * n]), black_box(&x[..m * k]), &weight);
+            });
+        }
+    }
+}
+
+criterion_group!(benches, products);
+criterion_main!(benches);
