@@ -1,0 +1,192 @@
+//! Packed trees against one plain row per response.
+
+use proptest::prelude::*;
+use topspin_game::objective::Objective;
+use topspin_game::optimizer::Rule;
+use topspin_game::pair::{Example, Response, Tree, all_pairs};
+use topspin_game::trainer::TrainSettings;
+use topspin_kernels::cpu::Cpu;
+use topspin_kernels::gemm::Precision;
+use topspin_model::batch::Batch;
+use topspin_model::config::DecoderConfig;
+use topspin_model::decoder::{Decoder, Keep, Tape};
+
+use crate::common::*;
+
+/// Prompt and response as one row, the last token fed as well: nothing shared, nothing left out.
+fn full_row(prompt: &[u32], response: &[u32]) -> Batch {
+    let mut batch = Batch::default();
+    batch.push(&[prompt, response].concat(), &[], None, 0);
+    batch.outputs = (prompt.len() - 1..batch.rows() - 1).map(|row| row as u32).collect();
+    batch.targets = response.to_vec();
+    batch
+}
+
+struct FullRows {
+    decoder: Decoder<Cpu>,
+    tape: Tape<Cpu>,
+}
+
+impl FullRows {
+    fn new(config: &DecoderConfig, seed: u64) -> Self {
+        let decoder = decoder(config, &params(config, seed), Precision::F32);
+        let tape = Tape::new(decoder.device(), Keep::Everything);
+        Self { decoder, tape }
+    }
+
+    fn logprobs(&mut self, prompt: &[u32], response: &[u32]) -> Vec<f32> {
+        self.decoder.logprobs(&full_row(prompt, response), &mut self.tape)
+    }
+
+    /// Adds to `grads` `d` times the gradient of the response's summed log-probability.
+    fn backward(&mut self, prompt: &[u32], response: &[u32], d: f64, grads: &mut Vec<f32>) {
+        let batch = full_row(prompt, response);
+        self.decoder.logprobs(&batch, &mut self.tape);
+        self.decoder.backward(&batch, &mut self.tape, &vec![d as f32; response.len()], grads);
+    }
+
+    fn log_ratio(&mut self, prompt: &[u32], response: &Response) -> f64 {
+        let logprobs = self.logprobs(prompt, &response.token_ids);
+        logprobs.iter().zip(&response.logprobs).map(|(&now, &then)| f64::from(now) - f64::from(then)).sum()
+    }
+}
+
+fn without_clipping(rule: Rule, batch_tokens: usize, keep: Keep) -> TrainSettings {
+    TrainSettings { max_grad_norm: None, keep, ..settings(rule, batch_tokens) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn loss_and_gradient_are_those_of_full_rows(
+        config in config(),
+        seed in any::<u64>(),
+        trees in trees(),
+        beta in 0.05..2.0f64,
+        batch_tokens in 1..80usize,
+    ) {
+        let pairs = all_pairs(&trees);
+        let mut trainer = trainer(&config, seed, without_clipping(ADAMW, batch_tokens, Keep::Everything));
+        let found = trainer.spin_gradient(&trees, &pairs, Objective::Logistic, beta).unwrap();
+
+        let mut rows = FullRows::new(&config, seed);
+        let (mut loss, mut margins) = (0.0, 0.0);
+        let mut terms = vec![vec![0.0; trainer.grads().len()]; 2];
+        for pair in &pairs {
+            let tree = &trees[pair.tree];
+            let generated = &tree.generated[pair.generated];
+            let m = beta * (rows.log_ratio(&tree.prompt, &tree.real) - rows.log_ratio(&tree.prompt, generated));
+            loss += (1.0 + (-m).exp()).ln() / pairs.len() as f64;
+            margins += m / pairs.len() as f64;
+            let d = beta / (1.0 + m.exp()) / pairs.len() as f64;
+            rows.backward(&tree.prompt, &tree.real.token_ids, -d, &mut terms[0]);
+            rows.backward(&tree.prompt, &generated.token_ids, d, &mut terms[1]);
+        }
+        prop_assert!((found.loss - loss).abs() < 1e-12 * (1.0 + loss), "{} {loss}", found.loss);
+        let margin = found.game.unwrap().margin;
+        prop_assert!((margin - margins).abs() < 1e-12 * (1.0 + margins.abs()), "{margin} {margins}");
+        let (error, name) = distance_from_sum(&config, trainer.grads(), &terms);
+        prop_assert!(error < 2e-5, "{name}: {error:e}");
+    }
+
+    #[test]
+    fn supervised_loss_and_gradient_are_those_of_full_rows(
+        config in config(),
+        seed in any::<u64>(),
+        trees in trees(),
+        batch_tokens in 1..80usize,
+    ) {
+        let examples: Vec<_> = trees
+            .into_iter()
+            .map(|tree| Example { prompt_id: tree.prompt_id, prompt: tree.prompt, response: tree.real.token_ids })
+            .collect();
+        let chosen: Vec<usize> = (0..examples.len()).rev().collect();
+        let mut trainer = trainer(&config, seed, without_clipping(ADAMW, batch_tokens, Keep::Everything));
+        let found = trainer.sft_gradient(&examples, &chosen).unwrap();
+
+        let mut rows = FullRows::new(&config, seed);
+        let tokens = examples.iter().map(|example| example.response.len()).sum::<usize>() as f64;
+        let mut loss = 0.0;
+        let mut terms = vec![vec![0.0; trainer.grads().len()]];
+        for Example { prompt, response, .. } in &examples {
+            loss -= rows.logprobs(prompt, response).iter().map(|&x| f64::from(x)).sum::<f64>() / tokens;
+            rows.backward(prompt, response, -1.0 / tokens, &mut terms[0]);
+        }
+        prop_assert!((found.loss - loss).abs() < 1e-12 * (1.0 + loss), "{} {loss}", found.loss);
+        let (error, name) = distance_from_sum(&config, trainer.grads(), &terms);
+        prop_assert!(error < 2e-5, "{name}: {error:e}");
+    }
+
+    #[test]
+    fn computing_activations_again_changes_no_bit(
+        config in config(),
+        seed in any::<u64>(),
+        trees in trees(),
+        batch_tokens in 1..80usize,
+    ) {
+        let grads = |keep| {
+            let mut trainer = trainer(&config, seed, without_clipping(ADAMW, batch_tokens, keep));
+            let _ = trainer.spin_gradient(&trees, &all_pairs(&trees), Objective::Logistic, 0.3).unwrap();
+            bits(trainer.grads())
+        };
+        prop_assert_eq!(grads(Keep::LayerInputs), grads(Keep::Everything));
+    }
+
+    /// Bitwise, in both precisions: the contract on which the first loss of an iteration rests.
+    #[test]
+    fn a_score_depends_on_nothing_beside_the_response(
+        config in config(),
+        seed in any::<u64>(),
+        mut trees in trees(),
+        budgets in (1..80usize, 1..80usize),
+        bf16 in any::<bool>(),
+    ) {
+        let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
+        let decoder = decoder(&config, &params(&config, seed), precision);
+        let mut tape = Tape::new(decoder.device(), Keep::Nothing);
+        let mut score = |trees: &[Tree], batch_tokens| {
+            let trees: Vec<_> = trees.iter().map(tokens_of).collect();
+            topspin_game::score::score(&decoder, &mut tape, &trees, batch_tokens).unwrap()
+        };
+        let first = score(&trees, budgets.0);
+        trees.reverse();
+        trees.iter_mut().for_each(|tree| tree.generated.reverse());
+        let mut second = score(&trees, budgets.1);
+        second.reverse();
+        second.iter_mut().for_each(|scores| scores[1..].reverse());
+        let all_bits = |scores: &[Vec<Vec<f32>>]| scores.iter().flatten().map(|s| bits(s)).collect::<Vec<_>>();
+        prop_assert_eq!(all_bits(&first), all_bits(&second));
+
+        let mut tape = Tape::new(decoder.device(), Keep::Everything);
+        for (tree, scores) in trees.iter().rev().zip(&first) {
+            let alone = decoder.logprobs(&full_row(&tree.prompt, &tree.real.token_ids), &mut tape);
+            prop_assert_eq!(bits(&alone), bits(&scores[0]));
+        }
+    }
+
+    #[test]
+    fn branches_do_not_see_each_other(
+        config in config(),
+        seed in any::<u64>(),
+        mut trees in trees(),
+        which in any::<prop::sample::Index>(),
+    ) {
+        let trainer = trainer(&config, seed, settings(ADAMW, 1000));
+        let score = |trees: &[Tree]| trainer.score(&trees.iter().map(tokens_of).collect::<Vec<_>>()).unwrap();
+        let before = score(&trees);
+        let branch = which.index(trees[0].generated.len() + 1);
+        let changed = match branch {
+            0 => &mut trees[0].real,
+            _ => &mut trees[0].generated[branch - 1],
+        };
+        changed.token_ids.iter_mut().for_each(|token| *token = (*token + 1) % 5);
+        let after = score(&trees);
+        for (tree, (before, after)) in before.iter().zip(&after).enumerate() {
+            for (response, (before, after)) in before.iter().zip(after).enumerate() {
+                let same = bits(before) == bits(after);
+                prop_assert_eq!(same, (tree, response) != (0, branch), "tree {}, response {}", tree, response);
+            }
+        }
+    }
+}
