@@ -137,6 +137,7 @@ impl Scheduler {
         self.schedule_sequences(batch, draws);
         let before = batch.rows();
         self.schedule_prompts(batch, draws);
+        assert!(!batch.is_empty(), "a request that fits into the store alone can always go on");
         batch.rows() - before
     }
 

@@ -19,12 +19,12 @@ const CONTEXT: usize = 80;
 
 /// A model of random weights, sharp enough for its log-probabilities to differ.
 fn model(seed: u64) -> Decoder<Cpu> {
-    model_in(Precision::F32, seed)
+    model_of(Precision::F32, VOCAB, seed)
 }
 
-fn model_in(precision: Precision, seed: u64) -> Decoder<Cpu> {
+fn model_of(precision: Precision, vocab_size: usize, seed: u64) -> Decoder<Cpu> {
     let config = DecoderConfig {
-        vocab_size: VOCAB,
+        vocab_size,
         hidden_size: 16,
         intermediate_size: 24,
         num_layers: 2,
@@ -141,7 +141,7 @@ proptest! {
         spare_slots in prop_oneof![2 => (0..200usize).prop_map(Some), 1 => Just(None)],
         threads in 1..=3usize,
     ) {
-        let decoder = model_in(precision, model_seed);
+        let decoder = model_of(precision, VOCAB, model_seed);
         let kv_slots = spare_slots.map(|spare| fewest_slots(&requests) + spare);
         let settings =
             EngineSettings { live_sequences, rows_per_step, kv_slots, stop_ids, sampling, seed, iteration };
@@ -190,18 +190,19 @@ proptest! {
         first in prop::collection::vec(0..VOCAB as u32, 1..20),
         turns in prop::collection::vec((prop::collection::vec(0..VOCAB as u32, 1..6), 1..8usize), 1..4),
         stopped in any::<bool>(),
-        edited in prop::option::of(0..20usize),
+        (cut, replacement) in (1..30usize, prop::option::of(0..VOCAB as u32)),
     ) {
         let decoder = model(1);
         let settings = EngineSettings { kv_slots: Some(CONTEXT + 48), ..EngineSettings::default() };
         let stop = AtomicBool::new(false);
         let mut engine = Engine::new(&decoder, settings.clone()).unwrap().stop_when(&stop);
         let mut prompt = first;
-        let mut stored = 0;
+        let mut stored: Vec<u32> = Vec::new();
         for (turn, (addition, max_new_tokens)) in turns.into_iter().enumerate() {
-            if let Some(at) = edited.filter(|&at| turn == 1 && at < stored) {
-                prompt[at] = (prompt[at] + 1) % VOCAB as u32;
-                stored = at;
+            if turn == 1 {
+                // Back to an earlier point, with or without another token there.
+                prompt.truncate(cut);
+                prompt.extend(replacement);
             }
             let request = Request { prompt: prompt.clone(), key: SampleKey::default(), max_new_tokens };
             let mut tokens = Vec::new();
@@ -225,9 +226,10 @@ proptest! {
                 }
             }
             // The last prompt row is computed in any case.
-            prop_assert_eq!(prompt_rows as usize, prompt.len() - stored.min(prompt.len() - 1));
-            stored = prompt.len() + tokens.len() - 1;
+            let common = prompt.iter().zip(&stored).take_while(|(a, b)| a == b).count();
+            prop_assert_eq!(prompt_rows as usize, prompt.len() - common.min(prompt.len() - 1));
             prompt.extend(tokens);
+            stored = prompt[..prompt.len() - 1].to_vec();
             prompt.extend(addition);
         }
     }
@@ -304,7 +306,13 @@ fn sequences_that_gave_way_come_back() {
     assert_eq!(rows(None), 4 * (10 + 59));
     assert!(rows(Some(16 + 64)) >= 4 * (10 + 59));
     assert!(rows(Some(16 + 64 + 80)) > 4 * (10 + 59), "nothing was computed again, so nothing gave way");
-    let run = |kv_slots| Engine::new(&decoder, settings(kv_slots)).unwrap().run(&requests, |_, _| {}).unwrap();
+    let run = |kv_slots| {
+        let mut order = Vec::new();
+        let mut engine = Engine::new(&decoder, settings(kv_slots)).unwrap();
+        let completions = engine.run(&requests, |request, _| order.push(request)).unwrap();
+        assert_eq!(order, [0, 1, 2, 3], "the last must give way, and come back first");
+        completions
+    };
     assert_eq!(run(None), run(Some(16 + 64)));
     assert_eq!(run(None), run(Some(16 + 64 + 80)));
 }
@@ -321,6 +329,18 @@ fn a_prompt_that_was_let_go_is_computed_again() {
     assert!(prompt_rows(Some(80)) > 10 + 40 + 40, "the prompt was never let go");
     let run = |kv_slots| Engine::new(&decoder, settings(kv_slots)).unwrap().run(&requests, |_, _| {}).unwrap();
     assert_eq!(run(None), run(Some(80)));
+}
+
+#[test]
+fn logits_in_several_chunks_go_to_their_sequences() {
+    // 2^24 logits are held at once, those of 64 outputs here.
+    let decoder = model_of(Precision::F32, 1 << 18, 0);
+    let requests: Vec<Request> = (0..70).map(|sample| request(vec![1, 2], sample, 1)).collect();
+    let run = |live_sequences| {
+        let settings = EngineSettings { live_sequences, ..EngineSettings::default() };
+        Engine::new(&decoder, settings).unwrap().run(&requests, |_, _| {}).unwrap()
+    };
+    assert_eq!(run(70), run(35));
 }
 
 #[test]
