@@ -238,7 +238,7 @@ mod tests {
 
         #[test]
         fn the_gradient_matches_differences((data, opponent) in tables(), beta in 0.1..5.0f64) {
-            let logits = vec![0.3, -1.1, 0.7, 0.2, -0.4, 0.9];
+            let logits = [0.3, -1.1, 0.7, 0.2, -0.4, 0.9];
             let (data, opponent) = (&data.rows[0], &opponent.rows[0]);
             let game = Game { objective: LOGISTIC, beta, data, opponent };
             let logits = &logits[..data.len()];
