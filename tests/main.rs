@@ -1,1 +1,15 @@
-//! Drives the built program as a user would.
+//! Drives the built program as a user would: arguments and files in; exit code, stdout, stderr and files out.
+
+mod harness;
+
+mod bad_input;
+mod bench;
+mod chat;
+mod disk;
+mod generate;
+mod help;
+mod inspect;
+mod kill;
+mod reference;
+mod runs;
+mod smollm2;

@@ -21,6 +21,9 @@ pub struct NllFigures {
     pub per_response: Figure,
     /// `exp` of `per_token`.
     pub perplexity: Figure,
+    /// Mean probability of a response. Where a prompt has one right response, this is the share of samples at
+    /// temperature 1 that are right, without the noise of sampling.
+    pub probability: Figure,
 }
 
 impl NllFigures {
@@ -41,6 +44,12 @@ impl NllFigures {
             let sum = |of: fn(&Nll) -> f64| places.iter().map(|&i| of(scored[i])).sum::<f64>();
             sum(|r| r.nats) / sum(|r| r.tokens as f64)
         })?;
-        Ok(Self { per_token, per_response: bootstrap.mean(&nats)?, perplexity: per_token.rescale(f64::exp) })
+        let probabilities: Vec<f64> = nats.iter().map(|nats| (-nats).exp()).collect();
+        Ok(Self {
+            per_token,
+            per_response: bootstrap.mean(&nats)?,
+            perplexity: per_token.rescale(f64::exp),
+            probability: bootstrap.mean(&probabilities)?,
+        })
     }
 }

@@ -36,8 +36,14 @@ impl Report {
 
     /// Adds `<group>.per_token`, `.per_response` and `.perplexity`.
     pub fn add_nll(&mut self, group: &str, nll: &NllFigures) {
-        let NllFigures { per_token, per_response, perplexity } = *nll;
-        for (name, figure) in [("per_token", per_token), ("per_response", per_response), ("perplexity", perplexity)] {
+        let NllFigures { per_token, per_response, perplexity, probability } = *nll;
+        let figures = [
+            ("per_token", per_token),
+            ("per_response", per_response),
+            ("perplexity", perplexity),
+            ("probability", probability),
+        ];
+        for (name, figure) in figures {
             self.add(format!("{group}.{name}"), figure);
         }
     }

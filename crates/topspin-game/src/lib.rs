@@ -7,6 +7,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod order;
 pub mod pair;
+pub mod quickstart;
 pub mod run;
 pub mod schedule;
 pub mod score;

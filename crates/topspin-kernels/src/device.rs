@@ -283,7 +283,13 @@ pub trait Device: Send + Sync {
     /// `y[T,F] = silu(gate) * up`, `gate_up[T,F|F]` (Shazeer, arXiv 2002.05202).
     fn swiglu_forward(&self, y: Out<Self::Buffer>, gate_up: In<Self::Buffer>, width: usize);
     /// `dgate_up[T,F|F] = ..`.
-    fn swiglu_backward(&self, dgate_up: Out<Self::Buffer>, dy: In<Self::Buffer>, gate_up: In<Self::Buffer>, width: usize);
+    fn swiglu_backward(
+        &self,
+        dgate_up: Out<Self::Buffer>,
+        dy: In<Self::Buffer>,
+        gate_up: In<Self::Buffer>,
+        width: usize,
+    );
 
     /// `logp[N] = logits[n, targets[n]] - lse[n]`, `lse[N] = log sum exp(logits[n])`, for `logits[N,V]`.
     fn logprob_forward(

@@ -255,7 +255,8 @@ mod tests {
             template("{{ raise_exception('Roles must alternate') }}").render(&[], false).unwrap_err().to_string();
         assert_eq!(
             error,
-            "cannot apply the chat template of `m/t.jinja`: invalid operation: Roles must alternate (in chat_template:1)"
+            "cannot apply the chat template of `m/t.jinja`: invalid operation: Roles must alternate (in \
+             chat_template:1)"
         );
         let broken = ChatTemplate::new(Path::new("t"), "{% if %}", &Tokenizer::from_characters("a")).unwrap_err();
         assert!(broken.to_string().starts_with("cannot apply the chat template of `t`: syntax error"), "{broken}");

@@ -62,7 +62,8 @@ impl Checkpoint {
                     || dir.join("pytorch_model.bin.index.json").exists()
                 {
                     format!(
-                        "it has `pytorch_model.bin` but no `{SINGLE}`; save the model again with transformers, which writes safetensors"
+                        "it has `pytorch_model.bin` but no `{SINGLE}`; save the model again with transformers, \
+                         which writes safetensors"
                     )
                 } else {
                     format!("it has neither `{SINGLE}` nor `{INDEX}`; put the weights there, or name another folder")

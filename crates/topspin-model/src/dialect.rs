@@ -145,8 +145,8 @@ mod tests {
         let error = dialect.encode_prompt(&[Message::new("system", "a"), Message::new("user", "b")]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "cannot apply the chat template of `tokenizer_config.json`: the model has none, so a prompt must be one message \
-             of the role `user`, and this is 2 messages"
+            "cannot apply the chat template of `tokenizer_config.json`: the model has none, so a prompt must be one \
+             message of the role `user`, and this is 2 messages"
         );
     }
 

@@ -151,17 +151,20 @@ impl Fetch<'_> {
     }
 
     fn fail(&self, error: HFError) -> ModelError {
+        let endpoint = &self.endpoint;
         let problem = match error {
             HFError::AuthRequired { .. } => {
-                "there is no such model, or it asks for a login; check the name, and set `HF_TOKEN` if it is private".into()
+                "there is no such model, or it asks for a login; check the name, and set `HF_TOKEN` if it is private"
+                    .into()
             }
             HFError::Forbidden { .. } => {
-                "access to it is restricted; accept its terms on its page, and set `HF_TOKEN` to a token that may read it".into()
+                "access to it is restricted; accept its terms on its page, and set `HF_TOKEN` to a token that may read"
+                    .into()
             }
-            HFError::RateLimited { .. } => "the Hub turns down so many requests; wait a little, or set `HF_TOKEN`".into(),
-            HFError::Request { source, .. } => {
-                format!("{} cannot be reached ({source}); check the network, or set `HF_HUB_OFFLINE=1` to use the cache", self.endpoint)
-            }
+            HFError::RateLimited { .. } => "the Hub turns down so many requests; wait, or set `HF_TOKEN`".into(),
+            HFError::Request { source, .. } => format!(
+                "{endpoint} cannot be reached ({source}); check the network, or set `HF_HUB_OFFLINE=1` to use the cache"
+            ),
             HFError::Io(e) => format!("the cache `{}` cannot be used: {e}", self.cache.display()),
             other => other.to_string(),
         };

@@ -39,6 +39,9 @@ impl Tokenizer {
         ids: &SpecialIds,
     ) -> Result<Self, ModelError> {
         let fail = |problem: String| ModelError::tokenizer(path, problem);
+        // Some parts of the parser below panic where the text is not even JSON.
+        serde_json::from_str::<serde::de::IgnoredAny>(&definition)
+            .map_err(|e| ModelError::Json { path: path.into(), problem: e.to_string() })?;
         let mut inner: tokenizers::Tokenizer =
             definition.parse().map_err(|e| fail(format!("it is not a tokenizer that `tokenizers` reads: {e}")))?;
         // Both would cut or lengthen prompts behind our back.
@@ -233,7 +236,8 @@ pub(crate) fn read_folder(
 ) -> Result<(Tokenizer, Map<String, Value>), ModelError> {
     let path = dir.join("tokenizer.json");
     if !path.exists() {
-        let problem = "it has no `tokenizer.json`; write one with `AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers";
+        let problem = "it has no `tokenizer.json`; write one with \
+             `AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers";
         return Err(ModelError::tokenizer(dir, problem));
     }
     let definition = topspin_files::read_to_string(&path)?;
@@ -321,8 +325,8 @@ mod tests {
         let error = tokenizer.encode("a zébra").unwrap_err().to_string();
         assert_eq!(
             error,
-            "cannot turn the text \"a zébra\" into tokens: the model has no token for 'é'; remove it, or choose a model \
-             that knows it"
+            "cannot turn the text \"a zébra\" into tokens: the model has no token for 'é'; remove it, or choose a \
+             model that knows it"
         );
         let again = Tokenizer::from_characters("raezb <\n\n");
         assert_eq!(again.definition(), tokenizer.definition(), "the bytes depend on the set of characters only");
@@ -358,6 +362,9 @@ mod tests {
         );
         let far = SpecialIds { eos: vec![99], ..none };
         assert_eq!(error(json!({}), &far), format!("{at} a special token has the id 99, but there are only 5 ids"));
+        let broken = Tokenizer::from_characters("ab").definition().replace("Fuse", "\"Fuse");
+        let broken = Tokenizer::new(Path::new("m/tokenizer.json"), broken, Map::new(), &far).unwrap_err().to_string();
+        assert!(broken.starts_with("`m/tokenizer.json` is not valid JSON: expected"), "{broken}");
         let foreign = Tokenizer::new(Path::new("x"), "{}".into(), Map::new(), &far).unwrap_err().to_string();
         assert!(foreign.starts_with("cannot use the tokenizer in `x`: it is not a tokenizer"), "{foreign}");
     }

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, chat, completions, eval, generate, inspect, score};
+use crate::commands::{bench, chat, completions, eval, generate, inspect, quickstart, run, score, sft};
 use crate::log::LogFlags;
 
 /// Fine-tunes language models by self-play (SPIN): the model answers your prompts, then learns to prefer the answers in
@@ -20,6 +20,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  topspin quickstart                                             See it at work in a minute
   topspin inspect train.jsonl                                    What is in this file?
   topspin generate --model M --input p.jsonl --output out.jsonl  An answer to each prompt
   topspin score --model M --input pairs.jsonl --output s.jsonl   How likely are these answers?
@@ -33,6 +34,9 @@ A data file holds a JSON object on each line: `prompt` (or `messages`) and `resp
 /// The commands; each says itself what it does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Quickstart(quickstart::Args),
+    Run(run::Args),
+    Sft(sft::Args),
     Generate(generate::Args),
     Score(score::Args),
     Eval(eval::Args),

@@ -40,7 +40,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         say(how_to_go_on);
         return ExitCode::from(INTERRUPTED);
     }
-    say(&format!("{} {error}", label()));
+    say(&format!("{} {error:#}", label()));
     ExitCode::from(USER)
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use topspin_rollout::Sampling;
 
 /// The model and how to compute with it.
 #[derive(Args, Clone, Debug)]
@@ -49,7 +50,7 @@ pub enum Dtype {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Files")]
 pub struct FileFlags {
-    /// Lines of JSON to read; `-` is stdin
+    /// Lines of JSON to read
     #[arg(short, long, value_name = "FILE")]
     pub input: PathBuf,
     /// Where to write, in the order of the input; `-` is stdout
@@ -63,14 +64,14 @@ pub struct FileFlags {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingFlags {
-    /// Divides the logits: below 1 bolder, above 1 more varied
+    /// Divides the logits: below 1 bolder, above 1 more varied, 0 the same as `--greedy`
     ///
     /// At 1, without cuts, responses are drawn from the model's own distribution, which self-play needs.
     #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = temperature)]
-    pub temperature: f32,
+    pub temperature: f64,
     /// Keep only the likeliest tokens that together have this probability; 1 keeps all
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability)]
-    pub top_p: f32,
+    pub top_p: f64,
     /// Keep only the K likeliest tokens [default: all]
     #[arg(long, value_name = "K", value_parser = positive)]
     pub top_k: Option<usize>,
@@ -89,17 +90,28 @@ pub struct SamplingFlags {
     pub seed: u64,
 }
 
+impl SamplingFlags {
+    /// What was typed as the sampler takes it.
+    pub fn sampling(&self) -> Sampling {
+        if self.greedy {
+            return Sampling::greedy();
+        }
+        Sampling { temperature: self.temperature, top_k: self.top_k.unwrap_or(0), top_p: self.top_p }
+    }
+}
+
 /// Parses a count of one or more.
 pub fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number from 1 up".into())
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
-    let inside = |t: &f32| t.is_finite() && *t > 0.0;
-    text.parse().ok().filter(inside).ok_or_else(|| "it must be a number above 0; `--greedy` is the limit at 0".into())
+/// Parses a temperature: 0 or more.
+pub fn temperature(text: &str) -> Result<f64, String> {
+    let inside = |t: &f64| t.is_finite() && *t >= 0.0;
+    text.parse().ok().filter(inside).ok_or_else(|| "it must be a number, 0 (greedy) or above".into())
 }
 
-fn probability(text: &str) -> Result<f32, String> {
+fn probability(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|p| 0.0 < *p && *p <= 1.0).ok_or_else(|| "it must be a number above 0, up to 1".into())
 }
 
@@ -115,7 +127,8 @@ mod tests {
         for text in ["0", "-1", "x", "", "1.5"] {
             assert!(positive(text).is_err(), "{text}");
         }
-        for text in ["0", "-1", "nan", "inf", "x"] {
+        assert_eq!(temperature("0"), Ok(0.0));
+        for text in ["-1", "nan", "inf", "x"] {
             assert!(temperature(text).is_err(), "{text}");
         }
         for text in ["0", "1.01", "nan", "x"] {

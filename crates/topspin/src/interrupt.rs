@@ -39,9 +39,9 @@ impl Graceful {
         Self(())
     }
 
-    /// Whether the user asked for the end.
-    pub fn requested(&self) -> bool {
-        REQUESTED.load(Ordering::SeqCst)
+    /// Set once the user has asked for the end of such work.
+    pub fn requested() -> &'static AtomicBool {
+        &REQUESTED
     }
 }
 

@@ -5,12 +5,17 @@
 
 mod cli;
 mod commands;
+mod engine;
 mod error;
 mod flags;
+mod generation;
+mod input;
 mod interrupt;
 mod log;
+mod machine;
 mod output;
 mod progress;
+mod scoring;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
@@ -41,6 +46,9 @@ fn parse_and_run() -> anyhow::Result<ExitCode> {
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Quickstart(args) => commands::quickstart::run(args),
+        Command::Run(args) => commands::run::run(args),
+        Command::Sft(args) => commands::sft::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::Score(args) => commands::score::run(args),
         Command::Eval(args) => commands::eval::run(args),

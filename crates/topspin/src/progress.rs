@@ -21,6 +21,11 @@ pub fn bar(what: &'static str, len: usize) -> ProgressBar {
     BARS.add(bar)
 }
 
+/// Shows a bar that was hidden so far.
+pub fn show(bar: &ProgressBar) {
+    BARS.add(bar.clone());
+}
+
 /// Does something to stderr while the bars are cleared away.
 pub fn above_bars<R>(write: impl FnOnce() -> R) -> R {
     BARS.suspend(write)

@@ -24,7 +24,10 @@ impl Config {
         positive("sft.lr", sft.lr)?;
         at_least_one("sft.batch", sft.batch)?;
         share("sft.warmup", sft.warmup)?;
-        not_negative("sft.control_lr", sft.control_lr)?;
+        for control in &sft.controls {
+            at_least_one("sft.controls.epochs", control.epochs)?;
+            positive("sft.controls.lr", control.lr)?;
+        }
 
         game.beta.values().iter().try_for_each(|beta| positive("game.beta", *beta))?;
         game.samples.values().iter().try_for_each(|samples| at_least_one("game.samples", *samples))?;

@@ -7,6 +7,8 @@
 mod check;
 mod error;
 mod load;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +25,7 @@ pub struct Config {
     pub model: Model,
     /// Prompts and their good responses.
     pub data: Data,
-    /// Supervised warm-up, and the supervised control.
+    /// Supervised warm-up, and the supervised controls.
     pub sft: Sft,
     /// The game itself.
     pub game: Game,
@@ -84,7 +86,7 @@ impl Default for Data {
     }
 }
 
-/// `[sft]`: supervised warm-up, and the supervised control.
+/// `[sft]`: supervised warm-up, and the supervised controls.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sft {
@@ -104,11 +106,19 @@ pub struct Sft {
     pub schedule: Shape,
     /// Share of the steps in which the learning rate rises to its peak. A tenth: AdamW's second moment settles first.
     pub warmup: f64,
-    /// Epochs of a control: the supervised model trained on in the supervised way, so that the table shows what
-    /// self-play adds. 0 trains none; give as many as self-play has.
-    pub control_epochs: usize,
-    /// Peak learning rate of the control; 0 takes `lr`.
-    pub control_lr: f64,
+    /// Controls: the supervised model trained on in the supervised way, each with settings of its own, so that the table
+    /// shows what self-play adds. None; give one as many updates as self-play has.
+    pub controls: Vec<Control>,
+}
+
+/// `[[sft.controls]]`: one supervised control.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    /// Passes over the supervised records.
+    pub epochs: usize,
+    /// Peak learning rate.
+    pub lr: f64,
 }
 
 impl Default for Sft {
@@ -122,8 +132,7 @@ impl Default for Sft {
             batch: 16,
             schedule: Shape::Linear,
             warmup: 0.1,
-            control_epochs: 0,
-            control_lr: 0.0,
+            controls: Vec::new(),
         }
     }
 }

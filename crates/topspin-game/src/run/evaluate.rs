@@ -97,7 +97,14 @@ impl<D: Device + Clone> Run<'_, D> {
         let mut report = Report::new(bootstrap);
         let likelihoods = self.likelihoods(folder)?;
         if !likelihoods.is_empty() {
-            report.add_nll("nll", &NllFigures::new(&likelihoods, &bootstrap)?);
+            let nll = NllFigures::new(&likelihoods, &bootstrap)?;
+            if self.items.test.iter().all(|item| item.good.len() <= 1) {
+                report.add_nll("nll", &nll);
+            } else {
+                // What a single response has does not exist where prompts have several.
+                report.add("nll.per_token", nll.per_token);
+                report.add("nll.perplexity", nll.perplexity);
+            }
         }
         for kind in ["greedy", "sampled"] {
             if !is_wanted(&self.config, kind) {
@@ -125,7 +132,8 @@ impl<D: Device + Clone> Run<'_, D> {
         Ok(Done::new([file], &figures))
     }
 
-    /// What the model of a stage folder gives to the good responses of the test records.
+    /// What the model of a stage folder gives to the good responses of each test record. Those to one prompt are not
+    /// independent: together they are one unit of the intervals.
     fn likelihoods(&mut self, folder: &str) -> Result<Vec<Nll>, RunError> {
         let name = format!("{folder}/eval");
         let decoder = self.decoder(folder, Use::Forward)?;
@@ -146,9 +154,9 @@ impl<D: Device + Clone> Run<'_, D> {
                 })
                 .collect();
             let scores = score(&decoder, &mut tape, &trees, self.config.train.batch_tokens)?;
-            likelihoods.extend(scores.iter().flatten().map(|logprobs| Nll {
-                nats: -logprobs.iter().map(|&logprob| f64::from(logprob)).sum::<f64>(),
-                tokens: logprobs.len(),
+            likelihoods.extend(scores.iter().map(|of_prompt| {
+                let all = || of_prompt.iter().flatten().copied().map(f64::from);
+                Nll { nats: -all().sum::<f64>(), tokens: all().count() }
             }));
             done += part.len();
             self.observer.advance(done, "");

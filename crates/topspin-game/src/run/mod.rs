@@ -8,7 +8,8 @@
 //! manifest.json      hashes of the inputs, and the state and results of every stage
 //! skipped.jsonl      records that were left out, if any
 //! iter-0/            the supervised model: metrics, evaluation, model
-//! control/           the supervised control, if there is one: likewise
+//! base/              the model as it came: evaluation
+//! control-1/ ..      the supervised controls, if there are any: as iter-0
 //! iter-1/            the first iteration
 //!   rollouts.jsonl   one line per sample
 //!   pairs.jsonl      one line per prompt: its real and generated responses with the opponent's log-probabilities
@@ -52,16 +53,21 @@ use topspin_model::source::{ModelFiles, ModelSource};
 
 use crate::config::Config;
 pub use error::RunError;
+pub use evaluate::Generation;
 use items::Items;
 pub use manifest::{Input, Inputs, Manifest, Stage, State};
 pub use observer::{Observer, Silent};
+pub use rate::product_rate;
 pub use rollouts::Rollout;
 pub use summary::{Row, Summary};
+
+/// Folder of the evaluation of the model as it came.
+const BASE: &str = "base";
 
 /// How far a call of [`run`] goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// To the supervised model, and its control where there is one.
+    /// To the supervised model and its controls.
     Supervised,
     /// To the end of the last iteration.
     End,
@@ -79,11 +85,14 @@ pub fn run<D: Device + Clone>(
     stop: &AtomicBool,
 ) -> Result<Summary, RunError> {
     let mut run = Run::open(device, precision, config, observer, stop)?;
+    if config.sft.enabled {
+        run.evaluate(BASE)?;
+    }
     run.stage("iter-0/train", Run::supervised)?;
     run.evaluate("iter-0")?;
-    if config.sft.control_epochs > 0 {
-        run.stage("control/train", Run::control)?;
-        run.evaluate("control")?;
+    for n in 1..=config.sft.controls.len() {
+        run.stage(&format!("control-{n}/train"), |run| run.control(n))?;
+        run.evaluate(&format!("control-{n}"))?;
     }
     run.name_best()?;
     if until == Until::End {
@@ -105,9 +114,10 @@ fn plan(config: &Config) -> Vec<String> {
         let evaluation = ["greedy", "sampled", "eval"].into_iter().filter(|&work| is_wanted(config, work));
         works.iter().copied().chain(evaluation).map(|work| format!("{folder}/{work}")).collect()
     };
-    let mut stages = folder("iter-0", &["train"]);
-    if config.sft.control_epochs > 0 {
-        stages.extend(folder("control", &["train"]));
+    let mut stages = if config.sft.enabled { folder(BASE, &[]) } else { Vec::new() };
+    stages.extend(folder("iter-0", &["train"]));
+    for n in 1..=config.sft.controls.len() {
+        stages.extend(folder(&format!("control-{n}"), &["train"]));
     }
     for k in 1..=config.game.iterations {
         stages.extend(folder(&format!("iter-{k}"), &["rollouts", "pairs", "train"]));
@@ -206,6 +216,9 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// The model that the stage folder `of` ended with.
     fn decoder(&self, of: &str, for_use: Use) -> Result<Decoder<D>, RunError> {
+        if of == BASE {
+            return self.decoder_of(&self.base, for_use);
+        }
         let source = ModelSource::Folder(self.path(of).join("model"));
         self.decoder_of(&ModelFiles::open(&source)?, for_use)
     }

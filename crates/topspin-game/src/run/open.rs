@@ -53,7 +53,10 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         };
         let items = Items::load(&config, &base.config, &base.dialect)?;
         // Settings that change no artefact may differ from call to call: the file tells the last one's.
-        topspin_files::write_atomic(&dir.join("config.toml"), |out| out.write_all(config.to_toml().as_bytes()))?;
+        let (path, text) = (dir.join("config.toml"), config.to_toml());
+        if !begun || topspin_files::read_to_string(&path)? != text {
+            topspin_files::write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
+        }
         if !begun {
             if !items.skipped.is_empty() {
                 write_lines(&dir.join("skipped.jsonl"), &items.skipped)?;

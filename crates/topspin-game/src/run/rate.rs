@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use topspin_kernels::device::{Buffer, Device, Use};
 use topspin_kernels::gemm::Precision;
 
-/// Sides of the product that is timed: large enough for the full rate, small enough to be done in a moment.
-const ROWS: usize = 512;
-const SIDE: usize = 1024;
+/// Sides of the product that is timed: large enough for the full rate, small enough to be done in a moment. Tests play
+/// many runs and look at no rate.
+const ROWS: usize = if cfg!(test) { 8 } else { 512 };
+const SIDE: usize = if cfg!(test) { 16 } else { 1024 };
 
 /// For how long products are timed.
-const SPAN: Duration = Duration::from_millis(300);
+const SPAN: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_millis(300) };
 
 /// Floating-point operations of matrix products in a second: the best of the products timed, as anything else that
 /// runs on the machine can only slow them down.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use topspin_eval::{Figure, Report};
 use topspin_kernels::device::Device;
 
-use super::{Run, RunError, lines};
-use crate::config::Goal;
+use super::lines::read_json;
+use super::{Manifest, Run, RunError, State};
+use crate::config::{Config, Goal};
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,9 +33,27 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// What has come out so far of the run in `dir`.
+    pub fn read(dir: &Path) -> Result<Self, RunError> {
+        let path = dir.join("config.toml");
+        let config = Config::parse(&topspin_files::read_to_string(&path)?, &path, &[])?;
+        Self::new(dir, &config, &Manifest::read(dir)?)
+    }
+
+    pub(super) fn new(dir: &Path, config: &Config, manifest: &Manifest) -> Result<Self, RunError> {
+        let done = manifest.stages.iter().filter(|stage| stage.state == State::Done);
+        let folders = done.filter_map(|stage| stage.name.strip_suffix("/eval"));
+        let row = |folder: &str| {
+            let report = read_json(&dir.join(folder).join("eval.json"))?;
+            Ok(Row { folder: folder.into(), report })
+        };
+        let rows = folders.map(row).collect::<Result<_, RunError>>()?;
+        Ok(Self { dir: dir.into(), metric: config.eval.best.clone(), goal: config.eval.goal, rows })
+    }
+
     /// The row of the best model among the supervised one and the iterations; of equal ones the earliest.
     pub fn best(&self) -> Option<&Row> {
-        let rows = self.rows.iter().filter(|row| row.folder != "control");
+        let rows = self.rows.iter().filter(|row| row.folder.starts_with("iter-"));
         rows.reduce(|best, row| match (self.figure(best), self.figure(row)) {
             (Some(old), Some(new)) if better(self.goal, new.value, old.value) => row,
             _ => best,
@@ -127,27 +146,22 @@ pub(super) fn interval(figure: &Figure) -> String {
 impl<D: Device + Clone> Run<'_, D> {
     /// What came out so far.
     pub(super) fn summary(&self) -> Result<Summary, RunError> {
-        let evaluated = self.manifest.stages.iter().filter_map(|stage| {
-            let (folder, work) = stage.name.split_once('/')?;
-            (work == "eval" && self.manifest.figures(&stage.name).is_some()).then_some(folder)
-        });
-        let row = |folder: &str| Ok(Row { folder: folder.into(), report: self.report(folder)? });
-        let rows = evaluated.map(row).collect::<Result<_, RunError>>()?;
-        let eval = &self.config.eval;
-        Ok(Summary { dir: self.dir.clone(), metric: eval.best.clone(), goal: eval.goal, rows })
+        Summary::new(&self.dir, &self.config, &self.manifest)
     }
 
     /// The evaluation of a stage folder.
     pub(super) fn report(&self, folder: &str) -> Result<Report, RunError> {
-        lines::read_json(&self.path(&format!("{folder}/eval.json")))
+        read_json(&self.path(&format!("{folder}/eval.json")))
     }
 
     /// Lets the link `best` name the best model so far.
     pub(super) fn name_best(&self) -> Result<(), RunError> {
         let summary = self.summary()?;
-        match summary.best() {
-            Some(best) => Ok(topspin_files::symlink_atomic(Path::new(&best.folder), &self.path("best"))?),
-            None => Ok(()),
+        let (Some(best), link) = (summary.best(), self.path("best")) else { return Ok(()) };
+        let target = Path::new(&best.folder);
+        if std::fs::read_link(&link).is_ok_and(|there| there == target) {
+            return Ok(());
         }
+        Ok(topspin_files::symlink_atomic(target, &link)?)
     }
 }

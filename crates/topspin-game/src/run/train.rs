@@ -19,7 +19,7 @@ use crate::trainer::{Step, TrainError, TrainSettings, Trainer};
 
 /// Number of the supervised stage in random draws.
 const SUPERVISED: u64 = 0;
-/// Number of the control in random draws: that of no iteration.
+/// Number of the controls in random draws: that of no iteration.
 const CONTROL: u64 = u64::MAX;
 
 /// What a stage learns from.
@@ -120,18 +120,19 @@ impl<D: Device + Clone> Run<'_, D> {
         self.train(course, decoder)
     }
 
-    /// The supervised control: more of the same.
-    pub(super) fn control(&mut self) -> Result<Done, RunError> {
+    /// The supervised control `n`: more of the same.
+    pub(super) fn control(&mut self, n: usize) -> Result<Done, RunError> {
         let decoder = self.decoder("iter-0", Use::ForwardAndBackward)?;
         let sft = &self.config.sft;
+        let control = &sft.controls[n - 1];
         let course = Course {
-            folder: "control".into(),
+            folder: format!("control-{n}"),
             number: CONTROL,
             lessons: Lessons::Supervised(self.items.supervised(&self.config)),
-            epochs: sft.control_epochs,
+            epochs: control.epochs,
             batch: sft.batch,
             optimizer: sft.optimizer,
-            lr: if sft.control_lr > 0.0 { sft.control_lr } else { sft.lr },
+            lr: control.lr,
             shape: sft.schedule,
             warmup: sft.warmup,
         };

@@ -13,7 +13,7 @@ pub const LANES: usize = 16;
 pub fn exp(math: impl Arithmetic, x: f32) -> f32 {
     // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.3, 88.3);
     let shifted = math.mul_add(clamped, std::f32::consts::LOG2_E, ROUND);

@@ -135,8 +135,8 @@ fn names_the_file_and_the_tensor() {
     assert_eq!(one(b""), foreign);
     assert_eq!(one(b"version https://git-lfs.github.com/spec/v1\n"), foreign);
     let none = folder(&[]);
-    let problem = "cannot use the weights in `DIR`: it has neither `model.safetensors` nor `model.safetensors.index.json`; \
-                   put the weights there, or name another folder";
+    let problem = "cannot use the weights in `DIR`: it has neither `model.safetensors` nor \
+                   `model.safetensors.index.json`; put the weights there, or name another folder";
     assert_eq!(error(&none, &layout), problem);
     let torch = folder(&[("pytorch_model.bin", b"x")]);
     assert!(error(&torch, &layout).contains("it has `pytorch_model.bin` but no `model.safetensors`"));

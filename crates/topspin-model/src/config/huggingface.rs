@@ -49,7 +49,8 @@ impl DecoderConfig {
     /// Reads a parsed `config.json`. `path` is only named in errors.
     ///
     /// Absent keys take the defaults of transformers' `LlamaConfig`. A key that asks for other arithmetic than the
-    /// decoder's is an error: ignoring it would give another model.
+    /// decoder's is an error: ignoring it would give another model. Keys that transformers' Llama does not read, and
+    /// dropout, which is a setting of training, are passed over.
     pub(crate) fn from_json(path: &Path, json: &Map<String, Value>) -> Result<Self, ModelError> {
         let keys = Keys { path, json };
         let mistral = keys.architecture()? == Architecture::Mistral;
@@ -350,7 +351,8 @@ mod tests {
         let error = read(&json).unwrap_err().to_string();
         assert_eq!(
             error,
-            "`sliding_window` in `m/config.json` is 4096, which is not supported; the decoder attends to all 8192 positions"
+            "`sliding_window` in `m/config.json` is 4096, which is not supported; the decoder attends to all 8192 \
+             positions"
         );
         json.insert("sliding_window".into(), Value::Null);
         assert_eq!(read(&json).unwrap(), read(&smollm2()).unwrap());
@@ -366,12 +368,14 @@ mod tests {
             (
                 "rope_scaling",
                 json!({"rope_type": "linear", "factor": 2.0}),
-                "is {\"rope_type\":\"linear\",\"factor\":2.0}, which is not supported; the decoder needs unscaled rotary positions (`null`)",
+                "is {\"rope_type\":\"linear\",\"factor\":2.0}, which is not supported; the decoder needs unscaled \
+                 rotary positions (`null`)",
             ),
             (
                 "rope_parameters",
                 json!({"rope_type": "llama3", "rope_theta": 1e5}),
-                "is {\"rope_type\":\"llama3\",\"rope_theta\":100000.0}, which is not supported; the decoder needs the `rope_type` `default`",
+                "is {\"rope_type\":\"llama3\",\"rope_theta\":100000.0}, which is not supported; the decoder needs \
+                 the `rope_type` `default`",
             ),
             (
                 "rope_parameters",
@@ -398,8 +402,8 @@ mod tests {
     #[test]
     fn names_an_unknown_architecture() {
         let mut json = with("model_type", json!("qwen2"));
-        let expected = "`m/config.json` describes a model of the architecture `qwen2`, which is not supported; choose a \
-                        Llama model (`LlamaForCausalLM`), or a Mistral model without a sliding window";
+        let expected = "`m/config.json` describes a model of the architecture `qwen2`, which is not supported; choose \
+                        a Llama model (`LlamaForCausalLM`), or a Mistral model without a sliding window";
         assert_eq!(read(&json).unwrap_err().to_string(), expected);
         json.remove("model_type");
         assert!(read(&json).is_ok());

@@ -177,7 +177,7 @@ mod tests {
                             GgmlType::F16 => x.abs() * 2.0_f32.powi(-11) + 1e-7,
                             GgmlType::BF16 => x.abs() * 2.0_f32.powi(-8),
                             GgmlType::Q8_0 => largest / 127.0 * 0.5 + largest * 1e-3,
-                            // The scale is set by the element of the largest magnitude: the other end may be cut by a step.
+                            // The element of the largest magnitude sets the scale; the other end may be cut by a step.
                             GgmlType::Q4_0 => largest / 8.0 + largest * 1e-3,
                             GgmlType::Q4_1 => (max - min) / 15.0 * 0.5 + largest * 2e-3,
                         };

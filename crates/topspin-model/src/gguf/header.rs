@@ -115,7 +115,8 @@ impl<R: Read> Reader<'_, R> {
     fn take(&mut self, n: u64, what: &str) -> Result<(), ModelError> {
         if n > self.len - self.at {
             let problem = format!(
-                "{what} at byte {} reaches beyond the end of the file at {} bytes; the file is truncated or damaged, fetch it again",
+                "{what} at byte {} reaches beyond the end of the file at {} bytes; the file is truncated or \
+                 damaged, fetch it again",
                 self.at, self.len
             );
             return Err(ModelError::weights(self.path, problem));
@@ -331,8 +332,8 @@ mod tests {
         let many = [&MAGIC[..], &3_u32.to_le_bytes(), &u64::MAX.to_le_bytes(), &u64::MAX.to_le_bytes()].concat();
         assert_eq!(
             error(&many),
-            "cannot use the weights in `m.gguf`: a key at byte 24 reaches beyond the end of the file at 24 bytes; the file is \
-             truncated or damaged, fetch it again"
+            "cannot use the weights in `m.gguf`: a key at byte 24 reaches beyond the end of the file at 24 bytes; \
+             the file is truncated or damaged, fetch it again"
         );
         let bytes = small();
         let cut = error(&bytes[..bytes.len() - 1]);
@@ -340,13 +341,15 @@ mod tests {
         assert_eq!(
             cut,
             format!(
-                "tensor `matrix` in `m.gguf` reaches beyond the end of the file at {len} bytes; the file is truncated, fetch it again"
+                "tensor `matrix` in `m.gguf` reaches beyond the end of the file at {len} bytes; the file is \
+                 truncated, fetch it again"
             )
         );
         let odd = Writer::new().raw_tensor("w", 12, &[256], 0).finish();
         assert_eq!(
             error(&odd),
-            "tensor `w` in `m.gguf` is stored as Q4_K, which is not supported; choose a file in F32, F16, BF16, Q8_0, Q4_0 or Q4_1"
+            "tensor `w` in `m.gguf` is stored as Q4_K, which is not supported; choose a file in F32, F16, BF16, \
+             Q8_0, Q4_0 or Q4_1"
         );
         let huge = Writer::new().raw_tensor("w", 0, &[u64::MAX, 2], 0).finish();
         assert!(error(&huge).contains("impossible shape"));
@@ -356,8 +359,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_error_or_a_file(mut bytes in prop::collection::vec(any::<u8>(), 0..400), real in any::<bool>()) {
-            if real && bytes.len() > 8 {
+        fn any_bytes_are_an_error_or_a_file(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..400), header in any::<bool>(),
+        ) {
+            if header && bytes.len() > 8 {
                 bytes[..4].copy_from_slice(&MAGIC);
                 bytes[4..8].copy_from_slice(&3_u32.to_le_bytes());
             }

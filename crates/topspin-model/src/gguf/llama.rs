@@ -202,7 +202,7 @@ mod tests {
         path
     }
 
-    /// As the conversion script of llama.cpp stores query and key rows: [heads, 2, hd/2, width] -> [heads, hd/2, 2, width].
+    /// As llama.cpp's conversion stores query and key rows: [heads, 2, hd/2, width] -> [heads, hd/2, 2, width].
     fn interleaved(matrix: &[f32], head_dim: usize, width: usize) -> Vec<f32> {
         let mut out = Vec::new();
         for head in matrix.chunks(head_dim * width) {

@@ -38,7 +38,10 @@ impl PreTokenizer {
     fn definition(self) -> serde_json::Value {
         const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
         const REST: &str = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-        let split = |pattern: &str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+        let split = |pattern: &str| {
+            let pattern = json!({ "Regex": pattern });
+            json!({ "type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false })
+        };
         let steps = match self {
             Self::Gpt2 => return byte_level(false, true, true),
             Self::SmolLm => vec![json!({ "type": "Digits", "individual_digits": true }), byte_level(false, true, true)],
@@ -185,6 +188,8 @@ fn read_tokenizer(gguf: &Gguf) -> Result<Tokenizer, ModelError> {
     settings.insert("bos_token".into(), json!(token(ids.bos)));
     settings.insert("eos_token".into(), json!(token(ids.eos.first().copied())));
     settings.insert("pad_token".into(), json!(token(ids.pad)));
+    let unknown = gguf.token_id("tokenizer.ggml.unknown_token_id")?.filter(|&id| (id as usize) < tokens.len());
+    settings.insert("unk_token".into(), json!(token(unknown)));
     if let Some(longest) = gguf.count("llama.context_length")? {
         settings.insert("model_max_length".into(), longest.into());
     }
@@ -309,8 +314,8 @@ mod tests {
         let error = |result: Result<Dialect, ModelError>| result.unwrap_err().to_string();
         assert_eq!(
             error(dialect(Some("tekken"), &[], with_eos)),
-            "`tokenizer.ggml.pre` in `m.gguf` is `tekken`, which is not supported; it must be `smollm`, `default`, `gpt-2`, \
-             `llama-bpe` or `qwen2`, or use the model's Hugging Face folder"
+            "`tokenizer.ggml.pre` in `m.gguf` is `tekken`, which is not supported; it must be `smollm`, `default`, \
+             `gpt-2`, `llama-bpe` or `qwen2`, or use the model's Hugging Face folder"
         );
         assert!(error(dialect(None, &[], |w| w)).contains("no token that ends a turn"));
         let far = |w: Writer| w.value("tokenizer.ggml.eos_token_id", Value::Int(1000));

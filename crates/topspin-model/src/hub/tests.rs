@@ -143,8 +143,8 @@ fn fetches_once_then_works_from_the_cache() {
     assert_eq!(
         error,
         format!(
-            "cannot fetch `hf:org/other`: `config.json` is not in the cache `{cache}`, and `HF_HUB_OFFLINE` is set; unset it \
-             to fetch the file"
+            "cannot fetch `hf:org/other`: `config.json` is not in the cache `{cache}`, and `HF_HUB_OFFLINE` is \
+             set; unset it to fetch the file"
         )
     );
 }
@@ -183,8 +183,8 @@ fn says_why_a_model_cannot_be_fetched() {
     assert_eq!(
         error("org/none"),
         format!(
-            "cannot fetch `hf:org/none`: there is no such model at {endpoint}, or it has no `config.json`; check the name and \
-             the revision"
+            "cannot fetch `hf:org/none`: there is no such model at {endpoint}, or it has no `config.json`; check \
+             the name and the revision"
         )
     );
     assert!(error("org/tiny").contains("it has no `model.safetensors` or `model.safetensors.index.json`"));

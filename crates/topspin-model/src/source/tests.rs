@@ -64,6 +64,46 @@ proptest! {
     }
 }
 
+/// Opens what may be damaged; where that succeeds, using it must too.
+fn use_all(path: &Path) {
+    let Ok(model) = open(path) else { return };
+    model.read_parameters(&mut vec![0.0; model.config.layout().len()]).unwrap();
+    let ids = model.dialect.encode_prompt(&[Message::new("user", "the \u{1f40d} <|im_end|>")]);
+    model.dialect.decode_response(&ids.unwrap_or_default());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn a_damaged_gguf_file_never_panics(at in any::<prop::sample::Index>(), bit in 0_u8..8) {
+        let (mut bytes, ..) = gguf_file();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1_u8 << bit;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.gguf");
+        fs::write(&path, bytes).unwrap();
+        use_all(&path);
+    }
+
+    #[test]
+    fn a_damaged_folder_never_panics(at in any::<prop::sample::Index>(), bit in 0_u8..8, file in 0..4_usize) {
+        let (dir, ..) = saved(small(), 4);
+        let names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
+        let path = dir.path().join(names[file]);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1_u8 << bit;
+        fs::write(&path, bytes).unwrap();
+        use_all(dir.path());
+    }
+}
+
+#[test]
+fn models_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<ModelFiles>();
+}
+
 #[test]
 fn a_fingerprint_follows_the_contents() {
     let (one, ..) = saved(small(), 1);
@@ -77,8 +117,8 @@ fn a_fingerprint_follows_the_contents() {
     assert_ne!(print(&one), print(&same));
 }
 
-#[test]
-fn a_gguf_file_opens_as_a_model() {
+/// A GGUF file of a small model, and what it holds.
+fn gguf_file() -> (Vec<u8>, DecoderConfig, Vec<f32>) {
     let mut config = small();
     config.vocab_size = 261;
     let mut writer = byte_vocabulary_keys(llama_keys(&config));
@@ -102,9 +142,16 @@ fn a_gguf_file_opens_as_a_model() {
         writer =
             writer.tensor(&format!("{name}.weight"), gguf::GgmlType::F32, &entry.shape, &parameters[entry.range()]);
     }
+    (writer.finish(), config, parameters)
+}
+
+#[test]
+fn a_gguf_file_opens_as_a_model() {
+    let (bytes, config, parameters) = gguf_file();
+    let layout = config.layout();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
-    fs::write(&path, writer.finish()).unwrap();
+    fs::write(&path, bytes).unwrap();
     let model = open(&path).unwrap();
     assert_eq!(model.config, config);
     let description = model.describe();
@@ -158,8 +205,8 @@ fn names_what_is_wrong() {
     let text = fs::read_to_string(&path).unwrap();
     // No arena of that size may be asked for before the files are looked at.
     fs::write(&path, text.replace("\"vocab_size\": 262", "\"vocab_size\": 200000000")).unwrap();
-    let expected = "tensor `model.embed_tokens.weight` in `DIR/model.safetensors` has the shape [262, 8]; `config.json` asks \
-                    for [200000000, 8]";
+    let expected = "tensor `model.embed_tokens.weight` in `DIR/model.safetensors` has the shape [262, 8]; \
+                    `config.json` asks for [200000000, 8]";
     assert_eq!(error(&dir), expected);
     fs::write(&path, text).unwrap();
     fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
@@ -170,7 +217,7 @@ fn names_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let parameters = random_parameters(config.layout().len(), 1);
     save_folder(dir.path(), &config, &parameters, SaveDtype::F32, &Dialect::new(byte_tokenizer(), None)).unwrap();
-    let expected = "cannot use the tokenizer in `DIR`: it has 261 ids, but the model's vocabulary has 5; the files are of two \
-                    different models";
+    let expected = "cannot use the tokenizer in `DIR`: it has 261 ids, but the model's vocabulary has 5; the files \
+                    are of two different models";
     assert_eq!(error(&dir), expected);
 }

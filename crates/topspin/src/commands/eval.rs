@@ -1,8 +1,18 @@
 //! `topspin eval`: a model measured on held-out pairs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::flags::{ModelFlags, positive};
+use serde::Serialize;
+use topspin_data::Need;
+use topspin_eval::{Bootstrap, Lengths, Nll, NllFigures, Report, distinct_n, exact_match, share};
+use topspin_kernels::device::Use;
+use topspin_rollout::{Completion, Finish, Sampling};
+
+use crate::engine::Model;
+use crate::flags::{ModelFlags, positive, temperature};
+use crate::generation::{self, Generated, Plan};
+use crate::input::{self, Line};
+use crate::{output, scoring};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -12,14 +22,17 @@ Examples:
 
 /// Measure a model on held-out pairs: likelihood, exact matches, diversity, lengths
 ///
-/// The negative log-likelihood (nats a token) is that of the file's responses; exact match, distinct-n and lengths are
-/// those of the answers that the model gives to the same prompts, greedy unless `--temperature` is given.
+/// `nll` is the negative log-likelihood of the file's responses in nats; where a record has `references` and no response,
+/// that of all its references. The other figures are those of the answers that the model gives to the same prompts,
+/// greedy unless `--temperature` is given: the share that is a response or reference of the file word for word
+/// (`exact_match`), distinct runs of n words over all such runs (`distinct_n`), lengths in tokens, and how answers ended.
+/// Intervals hold the figure with 95% confidence over other prompts of the same kind (bootstrap; Wilson for shares).
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
-    /// Lines of JSON with `prompt` or `messages`, and `response`
+    /// Lines of JSON with `prompt` or `messages`, and `response` or `references`
     #[arg(short, long, value_name = "FILE", help_heading = "Files")]
     data: PathBuf,
     /// Also write the answers here, as `topspin generate` does
@@ -28,12 +41,150 @@ pub struct Args {
     /// Use only the first N records [default: all]
     #[arg(long, value_name = "N", value_parser = positive, help_heading = "Files")]
     limit: Option<usize>,
+    /// Sample the answers at this temperature [default: greedy]
+    ///
+    /// Greedy answers are what a model is usually asked for, and the same at every seed.
+    #[arg(long, value_name = "T", default_value_t = 0.0, hide_default_value = true, value_parser = temperature, help_heading = "Sampling")]
+    temperature: f64,
+    /// Longest answer, its end-of-turn token included
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive, help_heading = "Sampling")]
+    max_new_tokens: usize,
+    /// Seed of the random numbers
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
+    seed: u64,
+    /// Most answers generated side by side
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive, help_heading = "Computation")]
+    live: usize,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Evaluation<'a> {
+    model: &'a str,
+    data: &'a Path,
+    records: usize,
+    #[serde(flatten)]
+    report: Report,
+}
+
 /// Measures and prints.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not yet: {args:?}")
+    let model = Model::load(&args.model, Use::Forward)?;
+    let lines = input::read(&args.data, Need::Prompt, args.limit, &model.files.dialect)?;
+    let mut report = Report::new(Bootstrap::default());
+    let real = score(&args, &model, &lines, &mut report)?;
+    let plan = Plan {
+        sampling: Sampling { temperature: args.temperature, ..Sampling::default() },
+        max_new_tokens: args.max_new_tokens,
+        samples: 1,
+        live: args.live,
+        seed: args.seed,
+    };
+    let completions = generation::generate(&model, &lines, &plan)?;
+    lengths(&real, &completions, &mut report)?;
+    let answers: Vec<Generated> = lines
+        .iter()
+        .zip(completions)
+        .map(|(line, completion)| Generated::new(line, completion, None, &model.files.dialect))
+        .collect();
+    read(&lines, &answers, &mut report)?;
+    if let Some(path) = &args.output {
+        output::write_jsonl(path, &answers)?;
+    }
+    if args.json {
+        let (model, records) = (args.model.model.as_str(), lines.len());
+        return output::print_json(&Evaluation { model, data: &args.data, records, report });
+    }
+    print_table(&report)
+}
+
+/// The texts that are good answers to a line: its response, or else its references.
+fn targets(line: &Line) -> Vec<&str> {
+    match &line.record.response {
+        Some(response) => vec![response],
+        None => line.record.references.iter().map(String::as_str).collect(),
+    }
+}
+
+/// Adds the likelihood of the file's responses, and returns their lengths.
+fn score(args: &Args, model: &Model, lines: &[Line], report: &mut Report) -> anyhow::Result<Vec<usize>> {
+    let (dialect, context) = (&model.files.dialect, model.files.config.max_positions);
+    let encode = |line: &Line| {
+        let texts = targets(line);
+        if texts.is_empty() {
+            return Err(line.no_response(&args.data));
+        }
+        texts
+            .into_iter()
+            .map(|text| line.encode(&args.data, dialect, context, text))
+            .collect::<anyhow::Result<Vec<_>>>()
+    };
+    let responses = lines.iter().map(encode).collect::<anyhow::Result<Vec<_>>>()?;
+    let trees = lines.iter().zip(&responses).map(|(line, texts)| line.tree(texts.iter().map(Vec::as_slice).collect()));
+    let logprobs = scoring::score_all(model, &trees.collect::<Vec<_>>())?;
+    // The responses to one prompt are not independent: they are one unit of the intervals.
+    let unit = |of_prompt: &Vec<Vec<f32>>| {
+        let all = || of_prompt.iter().flatten().copied().map(f64::from);
+        Nll { nats: -all().sum::<f64>(), tokens: all().count() }
+    };
+    let units: Vec<Nll> = logprobs.iter().map(unit).collect();
+    let nll = NllFigures::new(&units, &report.bootstrap)?;
+    report.add("nll.per_token", nll.per_token);
+    report.add("nll.perplexity", nll.perplexity);
+    Ok(responses.iter().flatten().map(Vec::len).collect())
+}
+
+/// Adds lengths and ends.
+fn lengths(real: &[usize], completions: &[Completion], report: &mut Report) -> anyhow::Result<()> {
+    let generated: Vec<usize> = completions.iter().map(|completion| completion.token_ids.len()).collect();
+    report.add_lengths("tokens.real", &Lengths::new(real, &report.bootstrap)?);
+    report.add_lengths("tokens.generated", &Lengths::new(&generated, &report.bootstrap)?);
+    let stopped = completions.iter().filter(|completion| completion.finish == Finish::Stop).count();
+    report.add("finish_reason.stop", share(stopped, completions.len())?);
+    Ok(())
+}
+
+/// Adds what can be read off the answers.
+fn read(lines: &[Line], answers: &[Generated], report: &mut Report) -> anyhow::Result<()> {
+    let texts: Vec<&str> = answers.iter().map(|answer| answer.response.as_str()).collect();
+    let is_match =
+        |(line, text): &(&Line, &&str)| exact_match(text, &targets(line)) || exact_match(text, &line.record.references);
+    let matches = lines.iter().zip(&texts).filter(is_match).count();
+    report.add("exact_match", share(matches, lines.len())?);
+    for n in 1..=3 {
+        // Answers of fewer words have no such figure.
+        if let Ok(figure) = distinct_n(&texts, n) {
+            report.add(format!("distinct_{n}"), figure);
+        }
+    }
+    Ok(())
+}
+
+fn print_table(report: &Report) -> anyhow::Result<()> {
+    output::print(|out| {
+        writeln!(out, "{:<24} {:>9}  {:<22} {:>6}", "", "value", "95% interval", "n")?;
+        for (name, figure) in &report.figures {
+            let interval = match (figure.low, figure.high) {
+                (Some(low), Some(high)) => format!("{} .. {}", short(low), short(high)),
+                _ => String::new(),
+            };
+            writeln!(out, "{name:<24} {:>9}  {interval:<22} {:>6}", short(figure.value), figure.n)?;
+        }
+        Ok(())
+    })
+}
+
+/// Four significant digits or so.
+fn short(value: f64) -> String {
+    let digits = if value.abs() >= 100.0 {
+        1
+    } else if value.abs() >= 10.0 {
+        2
+    } else {
+        4
+    };
+    format!("{value:.digits$}")
 }

@@ -1,6 +1,12 @@
 //! `topspin generate`: a response to each prompt of a file.
 
+use topspin_data::Need;
+use topspin_kernels::device::Use;
+
+use crate::engine::Model;
 use crate::flags::{FileFlags, ModelFlags, SamplingFlags, positive};
+use crate::generation::{self, Generated, Plan};
+use crate::{input, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,5 +42,23 @@ pub struct Args {
 
 /// Generates and writes.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not yet: {args:?}")
+    let model = Model::load(&args.model, Use::Forward)?;
+    let dialect = &model.files.dialect;
+    let lines = input::read(&args.files.input, Need::Prompt, None, dialect)?;
+    for line in &lines {
+        line.check_prompt(&args.files.input, model.files.config.max_positions)?;
+    }
+    let plan = Plan {
+        sampling: args.sampling.sampling(),
+        max_new_tokens: args.sampling.max_new_tokens,
+        samples: args.samples,
+        live: args.live,
+        seed: args.sampling.seed,
+    };
+    let completions = generation::generate(&model, &lines, &plan)?;
+    let out = completions.into_iter().enumerate().map(|(at, completion)| {
+        let sample = (args.samples > 1).then_some(at % args.samples);
+        Generated::new(&lines[at / args.samples], completion, sample, dialect)
+    });
+    output::write_jsonl(&args.files.output, out)
 }

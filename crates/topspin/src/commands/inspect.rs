@@ -1,5 +1,18 @@
 //! `topspin inspect`: what a path is, as Topspin sees it.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::bail;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use topspin_data::{Dataset, Need};
+use topspin_eval::Report;
+use topspin_game::config::{Config, ConfigError};
+use topspin_game::run::{Manifest, Row, State, Summary};
+
+use crate::{engine, output};
+
 const EXAMPLES: &str = "\
 Examples:
   topspin inspect hf:HuggingFaceTB/SmolLM2-135M-Instruct
@@ -11,7 +24,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A model, a data file, a configuration, or a run folder
+    /// A model, a data file, a configuration (`.toml`), or a run folder
     #[arg(value_name = "PATH")]
     path: String,
     /// Print one JSON object
@@ -21,5 +34,153 @@ pub struct Args {
 
 /// Looks and prints.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not yet: {args:?}")
+    let path = Path::new(&args.path);
+    let (kind, (facts, text)) = match kind(&args.path)? {
+        Kind::Model => ("model", (model(&args.path)?, String::new())),
+        Kind::Data => ("data", (data(path)?, String::new())),
+        Kind::Configuration => ("configuration", configuration(path)?),
+        Kind::Run => ("run", run_folder(path)?),
+    };
+    if args.json {
+        let mut object = Map::from_iter([("kind".to_owned(), kind.into())]);
+        object.extend(facts);
+        return output::print_json(&object);
+    }
+    output::print(|out| {
+        writeln!(out, "{:<22} {kind}", "kind")?;
+        for (key, value) in &facts {
+            writeln!(out, "{:<22} {}", key.replace('_', " "), plain(value))?;
+        }
+        if text.is_empty() { Ok(()) } else { write!(out, "\n{text}") }
+    })
+}
+
+enum Kind {
+    Model,
+    Data,
+    Configuration,
+    Run,
+}
+
+fn kind(spec: &str) -> anyhow::Result<Kind> {
+    let path = Path::new(spec);
+    if spec.starts_with("hf:") {
+        return Ok(Kind::Model);
+    }
+    if path.is_dir() {
+        return match () {
+            () if path.join("manifest.json").exists() => Ok(Kind::Run),
+            () if path.join("config.json").exists() => Ok(Kind::Model),
+            () => bail!("`{spec}` is neither a run (it has no `manifest.json`) nor a model (it has no `config.json`)"),
+        };
+    }
+    Ok(match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gguf") => Kind::Model,
+        Some("toml") => Kind::Configuration,
+        _ => Kind::Data,
+    })
+}
+
+/// The fields of a struct in their order.
+fn fields(value: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => fields,
+        _ => unreachable!("what is described is a struct with plain keys"),
+    }
+}
+
+fn model(spec: &str) -> anyhow::Result<Map<String, Value>> {
+    Ok(fields(&engine::open(spec)?.describe()))
+}
+
+fn data(path: &Path) -> anyhow::Result<Map<String, Value>> {
+    let data = topspin_data::read_records(path, Need::Prompt)?;
+    let Dataset { records } = &data;
+    let characters = |texts: Vec<&str>| {
+        let mut lengths: Vec<usize> = texts.iter().map(|text| text.chars().count()).collect();
+        lengths.sort_unstable();
+        let (first, last) = (lengths.first().copied(), lengths.last().copied());
+        json!({"least": first, "median": lengths.get(lengths.len() / 2), "most": last})
+    };
+    let responses: Vec<&str> = records.iter().filter_map(|record| record.response.as_deref()).collect();
+    let prompts = records.iter().filter_map(|record| Some(record.messages.last()?.content.as_str())).collect();
+    let facts = json!({
+        "path": path,
+        "records": data.len(),
+        "different_prompts": data.len() - data.repeated_prompts(),
+        "exact_duplicates": data.duplicates(),
+        "with_response": responses.len(),
+        "with_references": records.iter().filter(|record| !record.references.is_empty()).count(),
+        "with_system_message": records.iter().filter(|record| record.messages[0].role == "system").count(),
+        "with_several_turns": records.iter().filter(|r| r.messages.iter().filter(|m| m.role == "user").count() > 1).count(),
+        "prompt_characters": characters(prompts),
+        "response_characters": characters(responses),
+    });
+    Ok(fields(&facts))
+}
+
+/// Facts about a configuration, and all of it with every default.
+fn configuration(path: &Path) -> anyhow::Result<(Map<String, Value>, String)> {
+    // What a file leaves to the command line must not hide what else is wrong with it.
+    let mut missing = Vec::new();
+    let config = loop {
+        let placeholders: Vec<String> = missing.iter().map(|key| format!("{key}='?'")).collect();
+        match Config::load(path, &placeholders) {
+            Err(ConfigError::Missing { key }) => missing.push(key),
+            result => break result?,
+        }
+    };
+    let defaults: BTreeMap<_, _> = Config::default().entries().into_iter().collect();
+    let set = config.entries().into_iter().filter(|(key, value)| defaults[key] != *value && !missing.contains(key));
+    let facts = json!({
+        "path": path,
+        "still_to_be_set": missing,
+        "other_than_default": set.map(|(key, value)| (key, json!(value))).collect::<Map<_, _>>(),
+    });
+    Ok((fields(&facts), config.to_toml()))
+}
+
+/// Facts about a run, and its table of results.
+fn run_folder(dir: &Path) -> anyhow::Result<(Map<String, Value>, String)> {
+    let manifest = Manifest::read(dir)?;
+    let config_path = dir.join("config.toml");
+    let config = Config::parse(&topspin_files::read_to_string(&config_path)?, &config_path, &[])?;
+    let mut rows = Vec::new();
+    for stage in manifest.stages.iter().filter(|stage| stage.state == State::Done) {
+        if let Some((folder, "eval")) = stage.name.split_once('/') {
+            let path = dir.join(folder).join("eval.json");
+            let text = topspin_files::read(&path)?;
+            match serde_json::from_slice::<Report>(&text) {
+                Ok(report) => rows.push(Row { folder: folder.into(), report }),
+                Err(e) => bail!("`{}` is damaged ({e}); the run's other files are not affected", path.display()),
+            }
+        }
+    }
+    let summary = Summary { dir: dir.into(), metric: config.eval.best, goal: config.eval.goal, rows };
+    let next = manifest.stages.iter().find(|stage| stage.state != State::Done).map(|stage| &stage.name);
+    let done = manifest.stages.iter().filter(|stage| stage.state == State::Done).count();
+    let facts = json!({
+        "path": dir,
+        "model": config.model.path,
+        "data": config.data.train,
+        "seed": manifest.seed,
+        "stages_done": done,
+        "stages": manifest.stages.len(),
+        "next_stage": next,
+        "best": summary.best().map(|row| &row.folder),
+    });
+    Ok((fields(&facts), if summary.rows.is_empty() { String::new() } else { summary.to_string() }))
+}
+
+/// A value as a person reads it.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(items) => {
+            items.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    }
 }

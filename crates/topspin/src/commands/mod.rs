@@ -6,5 +6,8 @@ pub mod completions;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
+pub mod quickstart;
 pub mod reference;
+pub mod run;
 pub mod score;
+pub mod sft;

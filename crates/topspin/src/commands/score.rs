@@ -1,6 +1,13 @@
 //! `topspin score`: how likely the responses of a file are under a model.
 
+use serde::Serialize;
+use serde_json::{Map, Value};
+use topspin_data::Need;
+use topspin_kernels::device::Use;
+
+use crate::engine::Model;
 use crate::flags::{FileFlags, ModelFlags};
+use crate::{input, output, scoring};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -11,7 +18,10 @@ Examples:
 ///
 /// A line of the input has `prompt` or `messages`, and `response`. A line of the output is that line with `token_ids`
 /// (the response's tokens, the end-of-turn token included), `token_logprobs` (natural logarithms) and `logprob` (their
-/// sum). Tokens that `topspin generate` chose have, to the bit, the log-probabilities that it reported.
+/// sum).
+///
+/// A line that `topspin generate` wrote is scored by its `token_ids`, just as they were sampled, and gets to the bit the
+/// log-probabilities that were reported then.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -21,7 +31,35 @@ pub struct Args {
     files: FileFlags,
 }
 
+/// Keys that a scored line sets.
+const KEYS: [&str; 3] = ["token_ids", "token_logprobs", "logprob"];
+
+/// A line of the output.
+#[derive(Serialize)]
+struct Scored {
+    #[serde(flatten)]
+    object: Map<String, Value>,
+    token_ids: Vec<u32>,
+    token_logprobs: Vec<f32>,
+    logprob: f64,
+}
+
 /// Scores and writes.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not yet: {args:?}")
+    let model = Model::load(&args.model, Use::Forward)?;
+    let (path, dialect) = (&args.files.input, &model.files.dialect);
+    // The text of a response may be empty: a model may have ended its turn at once.
+    let lines = input::read(path, Need::Prompt, None, dialect)?;
+    let context = model.files.config.max_positions;
+    let responses =
+        lines.iter().map(|line| line.response(path, dialect, context)).collect::<anyhow::Result<Vec<_>>>()?;
+    let trees: Vec<_> = lines.iter().zip(&responses).map(|(line, response)| line.tree(vec![response])).collect();
+    let logprobs = scoring::score_all(&model, &trees)?.into_iter().flatten();
+    let out = lines.iter().zip(responses).zip(logprobs).map(|((line, token_ids), token_logprobs)| Scored {
+        object: line.object_without(&KEYS),
+        token_ids,
+        logprob: token_logprobs.iter().copied().map(f64::from).sum(),
+        token_logprobs,
+    });
+    output::write_jsonl(&args.files.output, out)
 }

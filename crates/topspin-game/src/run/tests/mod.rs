@@ -73,7 +73,7 @@ impl Fixture {
     fn config(&self, out: &str, sets: &[&str]) -> Config {
         let text = format!(
             "[model]\npath = {:?}\n[data]\ntrain = {:?}\ntest = {:?}\nprompts = 8\n\
-             [sft]\nepochs = 2\nbatch = 8\nlr = 1e-2\ncontrol_epochs = 1\n\
+             [sft]\nepochs = 2\nbatch = 8\nlr = 1e-2\ncontrols = [{{ epochs = 1, lr = 1e-2 }}]\n\
              [game]\niterations = 2\nsamples = 2\n[rollout]\nmax_new_tokens = 10\nlive_sequences = 5\n\
              [train]\nlr = 1e-3\nbatch_pairs = 3\nbatch_tokens = 64\ncheckpoint_every = 2\n\
              [eval]\nmax_new_tokens = 8\n[output]\ndir = {:?}\n",
@@ -132,13 +132,13 @@ fn a_run_leaves_what_is_documented() {
     let fixture = Fixture::new();
     let summary = fixture.play("out", &[]).unwrap();
     let folders: Vec<_> = summary.rows.iter().map(|row| row.folder.as_str()).collect();
-    assert_eq!(folders, ["iter-0", "control", "iter-1", "iter-2"]);
+    assert_eq!(folders, ["base", "iter-0", "control-1", "iter-1", "iter-2"]);
 
     let names: Vec<_> = reproducible(&fixture.path("out")).into_iter().map(|(name, _)| name).collect();
     let evaluated = ["eval.json", "greedy.jsonl", "metrics.jsonl"];
     let model = ["config", "generation_config", "model.safetensors", "tokenizer", "tokenizer_config"];
     let mut expected: Vec<String> = [".lock", "best", "manifest.json"].map(String::from).into();
-    for folder in ["control", "iter-0", "iter-1", "iter-2"] {
+    for folder in ["control-1", "iter-0", "iter-1", "iter-2"] {
         expected.extend(evaluated.iter().chain(&["sampled.jsonl"]).map(|name| format!("{folder}/{name}")));
         let file = |name: &str| if name.contains('.') { name.into() } else { format!("{name}.json") };
         expected.extend(model.map(|name| format!("{folder}/model/{}", file(name))));
@@ -146,6 +146,7 @@ fn a_run_leaves_what_is_documented() {
             expected.extend(["pairs.jsonl", "rollouts.jsonl"].map(|name| format!("{folder}/{name}")));
         }
     }
+    expected.extend(["eval.json", "greedy.jsonl", "sampled.jsonl"].map(|name| format!("base/{name}")));
     expected.sort();
     assert_eq!(names, expected);
     let best = fs::read_link(fixture.path("out/best")).unwrap();

@@ -1,1 +1,170 @@
+//! A run that was stopped, however often, ends with the same bytes as one that was not.
 
+use topspin_model::source::{ModelFiles, ModelSource};
+
+use super::*;
+
+/// Sets the stop flag after a number of calls.
+struct StopAfter<'a> {
+    left: u64,
+    stop: &'a AtomicBool,
+    begun: Vec<(String, usize)>,
+}
+
+impl Observer for StopAfter<'_> {
+    fn begin(&mut self, stage: &str, _: &'static str, _: usize, done: usize) {
+        self.begun.push((stage.into(), done));
+    }
+
+    fn advance(&mut self, _: usize, _: &str) {
+        match self.left {
+            0 => self.stop.store(true, Ordering::Relaxed),
+            _ => self.left -= 1,
+        }
+    }
+
+    fn end(&mut self) {}
+    fn say(&mut self, _: &str) {}
+    fn warn(&mut self, _: &str) {}
+}
+
+/// Plays with stops at random places; returns how often it was stopped and which stages went on from their middle.
+/// `longest` must exceed the steps that a response takes: one that is not completed is begun anew.
+fn play_with_stops(config: &Config, seed: u64, longest: usize) -> (usize, Vec<String>) {
+    let mut rng = Rng::new(seed, "stops", 0);
+    let (mut stops, mut resumed) = (0, Vec::new());
+    loop {
+        let stop = AtomicBool::new(false);
+        let mut observer = StopAfter { left: rng.below(longest) as u64, stop: &stop, begun: Vec::new() };
+        let ended = play(config, &mut observer, &stop);
+        resumed.extend(observer.begun.into_iter().filter(|(_, done)| *done > 0).map(|(stage, _)| stage));
+        match ended {
+            Ok(_) => return (stops, resumed),
+            Err(RunError::Stopped { .. }) => stops += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn stops_leave_no_trace() {
+    let fixture = Fixture::new();
+    let sets = ["game.mix_previous=true", "train.optimizer=adamw"];
+    fixture.play("whole", &sets).unwrap();
+    let mut resumed = Vec::new();
+    for seed in 0..3 {
+        let out = format!("stopped-{seed}");
+        let (stops, stages) = play_with_stops(&fixture.config(&out, &sets), seed, 50);
+        assert!(stops >= 5, "{stops} stops");
+        resumed.extend(stages);
+        assert_same(&fixture.path("whole"), &fixture.path(&out));
+    }
+    for work in ["iter-0/train", "iter-1/train", "iter-2/rollouts"] {
+        assert!(resumed.iter().any(|stage| stage == work), "no run went on in {work}: {resumed:?}");
+    }
+}
+
+#[test]
+fn speed_settings_leave_no_trace() {
+    let fixture = Fixture::new();
+    fixture.play("a", &[]).unwrap();
+    let sets =
+        ["rollout.live_sequences=3", "rollout.rows_per_step=7", "train.recompute=true", "train.checkpoint_every=0"];
+    fixture.play("b", &sets).unwrap();
+    assert_same(&fixture.path("a"), &fixture.path("b"));
+}
+
+/// Between any two writes of a stage's end the process may die: what it had is then there, and the manifest does not
+/// name it.
+#[test]
+fn a_death_before_the_manifest_leaves_no_trace() {
+    let fixture = Fixture::new();
+    fixture.play("whole", &[]).unwrap();
+    let config = fixture.config("dead", &[]);
+    loop {
+        // One stage more is done, but not entered: the manifest is put back to what it was before.
+        let manifest = fixture.path("dead/manifest.json");
+        let before = fs::read(&manifest).ok();
+        let stop = AtomicBool::new(false);
+        let mut observer = StopAtNextStage { stop: &stop, stages: 0 };
+        let ended = play(&config, &mut observer, &stop);
+        if let Some(before) = before {
+            fs::write(&manifest, before).unwrap();
+        }
+        let stop = AtomicBool::new(false);
+        let again = play(&config, &mut StopAtNextStage { stop: &stop, stages: 0 }, &stop);
+        match (ended, again) {
+            (Ok(_), Ok(_)) => break,
+            (Err(RunError::Stopped { .. }), Err(RunError::Stopped { .. })) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_same(&fixture.path("whole"), &fixture.path("dead"));
+}
+
+/// Lets one stage be done and stops in the next.
+struct StopAtNextStage<'a> {
+    stop: &'a AtomicBool,
+    stages: usize,
+}
+
+impl Observer for StopAtNextStage<'_> {
+    fn begin(&mut self, _: &str, _: &'static str, _: usize, _: usize) {
+        self.stages += 1;
+        if self.stages > 1 {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn advance(&mut self, _: usize, _: &str) {}
+    fn end(&mut self) {}
+    fn say(&mut self, _: &str) {}
+    fn warn(&mut self, _: &str) {}
+}
+
+#[test]
+fn a_finished_stage_is_never_done_again() {
+    let fixture = Fixture::new();
+    fixture.play("out", &[]).unwrap();
+    // Nothing of what the stages before needed is needed any more.
+    for folder in ["iter-0", "iter-1", "control-1", "iter-2"] {
+        fs::remove_dir_all(fixture.path(&format!("out/{folder}/model"))).unwrap();
+    }
+    let before = reproducible(&fixture.path("out"));
+    let summary = fixture.play("out", &[]).unwrap();
+    assert_eq!(summary.rows.len(), 5);
+    assert_eq!(reproducible(&fixture.path("out")), before);
+}
+
+#[test]
+fn a_run_goes_on_from_its_supervised_part() {
+    let fixture = Fixture::new();
+    fixture.play("whole", &[]).unwrap();
+    let config = fixture.config("parts", &[]);
+    let go = AtomicBool::new(false);
+    let summary = run(&Cpu::new(), Precision::F32, &config, Until::Supervised, &mut Silent, &go).unwrap();
+    let folders: Vec<_> = summary.rows.iter().map(|row| row.folder.as_str()).collect();
+    assert_eq!(folders, ["base", "iter-0", "control-1"]);
+    assert!(!Path::new(&fixture.path("parts/iter-1")).exists());
+    fixture.play("parts", &[]).unwrap();
+    assert_same(&fixture.path("whole"), &fixture.path("parts"));
+}
+
+#[test]
+fn saved_models_are_the_trained_ones() {
+    let fixture = Fixture::new();
+    fixture.play("out", &[]).unwrap();
+    let parameters = |folder: &str| {
+        let source = ModelSource::resolve(&fixture.path(folder)).unwrap();
+        let files = ModelFiles::open(&source).unwrap();
+        let mut parameters = vec![0.0; files.config.layout().len()];
+        files.read_parameters(&mut parameters).unwrap();
+        parameters
+    };
+    let all =
+        ["model", "out/iter-0/model", "out/control-1/model", "out/iter-1/model", "out/iter-2/model"].map(parameters);
+    for (at, a) in all.iter().enumerate() {
+        assert!(a.iter().all(|x| x.is_finite()));
+        all[at + 1..].iter().for_each(|b| assert!(a != b));
+    }
+}

@@ -1,6 +1,8 @@
 //! `topspin reference`: writes docs/reference.md from the definitions of commands and configuration, so that the page
 //! cannot drift from the program.
 
+mod config;
+
 use std::fmt::Write;
 
 use clap::{Arg, CommandFactory};
@@ -25,8 +27,16 @@ fn page() -> String {
     }
     page.push_str("\n## Flags of every command\n\n");
     program.get_arguments().for_each(|arg| write_flag(&mut page, arg));
+    page.push_str(CONFIGURATION);
+    page.push_str(&config::chapter());
     page
 }
+
+/// How the tables of a configuration are introduced.
+const CONFIGURATION: &str = "\n## Configuration\n
+`topspin run FILE` and `topspin sft FILE` read a TOML file of these tables; what it leaves out has the value shown here.
+`--set table.key=value` overrides it. A key that may vary by iteration takes one value, or a list with one for each.
+";
 
 fn write_command(page: &mut String, command: &clap::Command, parent: &str, globals: &[String]) {
     let name = format!("{parent} {}", command.get_name());

@@ -1,0 +1,202 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(text: &str, sets: &[&str]) -> Result<Config, ConfigError> {
+    let sets: Vec<_> = sets.iter().map(ToString::to_string).collect();
+    Config::parse(text, Path::new("c.toml"), &sets)
+}
+
+/// What is said of a configuration that lacks nothing but has this one fault.
+fn error(text: &str, sets: &[&str]) -> String {
+    let given = ["model.path=m", "data.train=t", "output.dir=o"];
+    let sets: Vec<_> = given.iter().chain(sets).copied().collect();
+    let error = parse(text, &sets).and_then(|config| config.check()).unwrap_err().to_string();
+    assert!(!error.ends_with('.') && !error.contains('\n'), "{error}");
+    error
+}
+
+#[test]
+fn the_defaults_lack_only_what_must_be_given() {
+    for key in ["model.path", "data.train", "output.dir"] {
+        let others: Vec<_> = ["model.path", "data.train", "output.dir"].into_iter().filter(|k| *k != key).collect();
+        let sets: Vec<_> = others.iter().map(|key| format!("{key}=x")).collect();
+        let config = parse("", &sets.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        assert_eq!(
+            config.check().unwrap_err().to_string(),
+            format!("`{key}` is not set; give it in the configuration file or with `--set {key}=...`")
+        );
+    }
+    parse("", &["model.path=x", "data.train=x", "output.dir=x"]).unwrap().check().unwrap();
+}
+
+#[test]
+fn every_default_is_spelled_out() {
+    let text = Config::default().to_toml();
+    for (key, _) in Config::default().entries() {
+        let (_, name) = key.split_once('.').unwrap();
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name} = "))), "{key}");
+    }
+    assert_eq!(parse(&text, &[]).unwrap(), Config::default());
+}
+
+#[test]
+fn unknown_keys_are_named_with_their_place_and_neighbour() {
+    let unknown = |text, sets| error(text, sets);
+    assert_eq!(
+        unknown("# a comment\n[game]\nseed = 1\nbetta = 3", &[]),
+        "unknown key `game.betta` in `c.toml`, line 4; did you mean `game.beta`?"
+    );
+    assert_eq!(
+        unknown("[gane]\nbeta = 3", &[]),
+        "unknown key `gane.beta` in `c.toml`, line 2; did you mean `game.beta`?"
+    );
+    assert_eq!(
+        unknown("", &["train.batch_pair=3"]),
+        "unknown key `train.batch_pair` given with `--set`; did you mean `train.batch_pairs`?"
+    );
+    assert_eq!(
+        unknown("", &["temprature=3"]),
+        "unknown key `temprature` given with `--set`; did you mean `rollout.temperature`?"
+    );
+    // Of two faults the first in the file is told.
+    assert!(unknown("[train]\nxlr = 1\n[data]\nxtrain = 2", &[]).contains("line 2"));
+}
+
+#[test]
+fn values_of_another_type_are_named() {
+    for (text, sets, expected) in [
+        (
+            "[train]\n\nclip = 'x'",
+            &[][..],
+            "`train.clip` in `c.toml`, line 3: invalid type: string \"x\", expected a number",
+        ),
+        (
+            "[game]\nbeta = 'x'",
+            &[],
+            "`game.beta` in `c.toml`, line 2: expected one value, or a list with a value for each iteration",
+        ),
+        (
+            "[game]\nseed = -1",
+            &[],
+            "`game.seed` in `c.toml`, line 2: invalid value: integer `-1`, expected a whole number, 0 or more",
+        ),
+        (
+            "",
+            &["train.batch_pairs=1.5"],
+            "`train.batch_pairs` given with `--set`: invalid type: floating point `1.5`, expected a whole number, 0 or more",
+        ),
+        (
+            "",
+            &["train.optimizer=sgd"],
+            "`train.optimizer` given with `--set`: unknown variant `sgd`, expected `adamw` or `rmsprop`",
+        ),
+        ("", &["beta"], "`--set beta` is not of the form `table.key=value`, as in `--set game.beta=0.2`"),
+    ] {
+        assert_eq!(error(text, sets), expected);
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_named_with_its_line() {
+    assert!(error("[game]\nbeta = = 3", &[]).starts_with("line 2 of `c.toml` cannot be understood: "));
+    assert_eq!(
+        error("beta = 3\n[game]\nseed = 3", &[]),
+        "line 1 of `c.toml` cannot be understood: `beta` stands outside of every table; put it below its table, such as \
+         `[game]`"
+    );
+}
+
+#[test]
+fn values_out_of_range_are_named() {
+    for (set, expected) in [
+        ("game.beta=0", "`game.beta` is 0, but must be a number above 0"),
+        ("game.beta=[1, 2, nan]", "`game.beta` is NaN, but must be a number above 0"),
+        ("train.lr=inf", "`train.lr` is inf, but must be a number above 0"),
+        ("train.beta1=1", "`train.beta1` is 1, but must be 0 or above, and below 1"),
+        ("train.clip=-1", "`train.clip` is -1, but must be 0 or a number above it"),
+        ("sft.warmup=1.1", "`sft.warmup` is 1.1, but must be between 0 and 1"),
+        ("rollout.top_p=0", "`rollout.top_p` is 0, but must be above 0, and 1 at most"),
+        ("data.test_share=1", "`data.test_share` is 1, but must be above 0 and below 1"),
+        ("game.samples=[1, 0, 1]", "`game.samples` is 0, but must be 1 or more"),
+        ("train.batch_tokens=0", "`train.batch_tokens` is 0, but must be 1 or more"),
+    ] {
+        assert_eq!(error("", &[set]), expected);
+    }
+    let off = error("", &["eval.best=greedy.exact_match", "eval.greedy=false"]);
+    assert!(
+        off.starts_with("`eval.best` is \"greedy.exact_match\", but must be a metric of what is generated"),
+        "{off}"
+    );
+}
+
+#[test]
+fn lists_have_a_value_for_each_iteration() {
+    assert_eq!(
+        error("[game]\nbeta = [0.1, 1.0]", &[]),
+        "`game.beta` lists 2 values for 3 iterations (`game.iterations`); give one value for all, or one for each"
+    );
+    for key in [
+        "data.prompts",
+        "game.beta",
+        "game.samples",
+        "rollout.temperature",
+        "train.lr",
+        "train.epochs",
+        "game.objective",
+    ] {
+        let one = if key == "game.objective" { "'logistic'" } else { "1" };
+        let list = |n: usize| format!("{key}=[{}]", vec![one; n].join(","));
+        assert!(error("", &[&list(4)]).starts_with(&format!("`{key}` lists 4 values for 3 iterations")), "{key}");
+        parse("", &["model.path=x", "data.train=x", "output.dir=x", &list(3)]).unwrap().check().unwrap();
+    }
+    let config = parse("[game]\nbeta = [0.1, 0.1, 5]", &[]).unwrap();
+    assert_eq!([0, 1, 2].map(|k| config.game.beta.at(k).copied()), [Some(0.1), Some(0.1), Some(5.0)]);
+}
+
+#[test]
+fn the_command_line_comes_last_and_needs_no_quotes() {
+    let config = parse(
+        "[data]\ntrain = 'a'\n[game]\nseed = 1",
+        &["data.train=some folder/b.jsonl", "game.seed = 2", "game.seed=3", "eval.scorer=['python3', 'x.py']"],
+    );
+    let config = config.unwrap();
+    assert_eq!((config.data.train.as_str(), config.game.seed), ("some folder/b.jsonl", 3));
+    assert_eq!(config.eval.scorer, ["python3", "x.py"]);
+}
+
+#[test]
+fn a_run_is_named_after_its_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("my-run.toml");
+    std::fs::write(&path, "[model]\npath = 'm'\n[data]\ntrain = 't'").unwrap();
+    assert_eq!(Config::load(&path, &[]).unwrap().output.dir, "runs/my-run");
+    assert_eq!(Config::load(&path, &["output.dir=elsewhere".into()]).unwrap().output.dir, "elsewhere");
+    let missing = Config::load(&dir.path().join("none.toml"), &[]).unwrap_err().to_string();
+    assert!(missing.contains("none.toml`: there is no such file"), "{missing}");
+}
+
+proptest! {
+    /// What `config.toml` holds is what the run was begun with, to the bit.
+    #[test]
+    fn the_written_configuration_reads_back(
+        beta in prop::collection::vec(1e-12..1e12f64, 1..4),
+        lr in prop::num::f64::POSITIVE,
+        seed in 0..=i64::MAX as u64,
+        path in "\\PC{0,12}",
+        sizes in prop::collection::vec(0..1usize << 40, 3),
+    ) {
+        let mut config = Config::default();
+        config.game.beta = if beta.len() == 1 { PerIteration::One(beta[0]) } else { PerIteration::Each(beta) };
+        config.train.lr = PerIteration::One(lr);
+        config.sft.lr = lr;
+        config.game.seed = seed;
+        config.model.path = path.clone();
+        config.eval.scorer = vec![path];
+        (config.train.batch_pairs, config.eval.prompts) = (sizes[0], sizes[1]);
+        config.data.prompts = PerIteration::Each(sizes);
+        prop_assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config);
+    }
+}

@@ -1,0 +1,89 @@
+//! The keys of the configuration, out of the source file that defines them: there each stands with its meaning and the
+//! reason of its default, and nowhere else.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use topspin_game::config::Config;
+use topspin_game::objective::Objective;
+
+/// The definition of the tables.
+const SOURCE: &str = include_str!("../../../../topspin-game/src/config/mod.rs");
+/// The definition of [`topspin_game::schedule::Shape`].
+const SCHEDULE: &str = include_str!("../../../../topspin-game/src/schedule.rs");
+
+/// A struct or an enum of the source: its comment, and its fields or variants.
+#[derive(Default)]
+struct Item {
+    comment: String,
+    /// Name, type (empty for a variant), comment.
+    members: Vec<(String, String, String)>,
+}
+
+/// The tables of the configuration as a chapter of the reference.
+pub fn chapter() -> String {
+    let mut items = items(SOURCE);
+    items.extend(self::items(SCHEDULE).remove_entry("Shape"));
+    items.insert("Objective".into(), objectives());
+    let defaults: BTreeMap<_, _> = Config::default().entries().into_iter().collect();
+    let mut page = String::new();
+    for (table, kind, _) in &items["Config"].members {
+        let item = &items[kind];
+        let _ = writeln!(page, "\n### {}\n", item.comment);
+        for (key, kind, comment) in &item.members {
+            let default = &defaults[&format!("{table}.{key}")];
+            let varying = kind.strip_prefix("PerIteration<").and_then(|kind| kind.strip_suffix('>'));
+            let by_iteration = if varying.is_some() { ", a list by iteration allowed" } else { "" };
+            let kind = varying.unwrap_or(kind);
+            let choices = items.get(kind).map(choices).unwrap_or_default();
+            let _ = writeln!(page, "- `{key} = {default}`{by_iteration}: {comment}{choices}");
+        }
+    }
+    page
+}
+
+/// What the value of a key may be, where that is a name.
+fn choices(item: &Item) -> String {
+    let said = item.members.iter().map(|(name, _, comment)| {
+        let meaning = if comment.is_empty() { String::new() } else { format!(" ({})", comment.trim_end_matches('.')) };
+        format!("`\"{}\"`{meaning}", name.to_lowercase())
+    });
+    format!(" One of {}.", said.collect::<Vec<_>>().join(", "))
+}
+
+/// The objectives, which a macro defines.
+fn objectives() -> Item {
+    let name = |objective| serde_json::to_value(objective).expect("an objective is a name");
+    let member = |objective| (name(objective).as_str().unwrap_or_default().to_owned(), String::new(), String::new());
+    Item { comment: String::new(), members: Objective::ALL.iter().map(member).collect() }
+}
+
+/// The public structs and enums of a Rust source that is formatted by rustfmt.
+fn items(source: &str) -> BTreeMap<String, Item> {
+    let mut items = BTreeMap::new();
+    let mut comment = String::new();
+    let mut open: Option<(String, Item)> = None;
+    for line in source.lines() {
+        let text = line.trim();
+        if let Some(words) = text.strip_prefix("///") {
+            comment.push_str(if comment.is_empty() { words.trim() } else { words });
+        } else if text.starts_with("#[") {
+            // Attributes stand between a comment and what it is about.
+        } else if let Some((_, item)) = &mut open {
+            if line == "}" {
+                items.extend(open.take());
+            } else if let Some((name, kind)) = text.trim_start_matches("pub ").trim_end_matches(',').split_once(": ") {
+                item.members.push((name.into(), kind.into(), std::mem::take(&mut comment)));
+            } else if text.ends_with(',') {
+                item.members.push((text.trim_end_matches(',').into(), String::new(), std::mem::take(&mut comment)));
+            }
+        } else {
+            let rest = text.strip_prefix("pub struct ").or_else(|| text.strip_prefix("pub enum "));
+            let comment = std::mem::take(&mut comment);
+            open = rest
+                .and_then(|rest| rest.strip_suffix(" {"))
+                .map(|name| (name.into(), Item { comment, members: Vec::new() }));
+        }
+    }
+    items
+}

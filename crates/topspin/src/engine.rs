@@ -1,0 +1,88 @@
+//! From flags to a model that is ready to compute.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use topspin_kernels::cpu::Cpu;
+use topspin_kernels::device::Use;
+use topspin_kernels::gemm::Precision;
+use topspin_kernels::simd::Level;
+use topspin_model::decoder::Decoder;
+use topspin_model::hub::Hub;
+use topspin_model::source::{ModelFiles, ModelSource};
+use tracing::info;
+
+use crate::flags::{ComputeFlags, Dtype, ModelFlags};
+use crate::progress;
+
+/// A model on the processor, and how it is spoken to.
+pub struct Model {
+    /// Settings, tokenizer and chat template.
+    pub files: ModelFiles,
+    /// The decoder with its weights.
+    pub decoder: Decoder<Cpu>,
+}
+
+impl Model {
+    /// Finds the model (fetching it if need be), sets the threads, and loads the weights.
+    pub fn load(flags: &ModelFlags, for_use: Use) -> anyhow::Result<Self> {
+        let precision = prepare(&flags.compute)?;
+        let files = open(&flags.model)?;
+        let mut params = vec![0.0; files.config.layout().len()];
+        files.read_parameters(&mut params)?;
+        info!("`{}`: {:.1} million parameters, {}", flags.model, params.len() as f64 / 1e6, computation(precision),);
+        let decoder = Decoder::new(Cpu::new(), files.config.clone(), &params, precision, for_use);
+        Ok(Self { files, decoder })
+    }
+}
+
+/// Finds a model, fetching it if need be, and reads all of it but the weights.
+pub fn open(spec: &str) -> anyhow::Result<ModelFiles> {
+    let bar = ProgressBar::hidden();
+    let shown = bar.clone();
+    let report = move |file: &str, done: u64, all: u64| {
+        if shown.is_hidden() {
+            let style = ProgressStyle::with_template("{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes}");
+            shown.set_style(style.expect("the template is a literal").progress_chars("━━─"));
+            progress::show(&shown);
+        }
+        shown.set_prefix(file.to_owned());
+        shown.set_length(all.max(done));
+        shown.set_position(done);
+    };
+    let hub = Hub { progress: Some(Arc::new(report)), ..Hub::from_env() };
+    let source = ModelSource::resolve_with(spec, &hub);
+    bar.finish_and_clear();
+    Ok(ModelFiles::open(&source?)?)
+}
+
+/// Sets the number of threads and chooses the precision of products.
+pub fn prepare(flags: &ComputeFlags) -> anyhow::Result<Precision> {
+    Level::check_cap()?;
+    if let Some(threads) = flags.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build_global().with_context(|| format!("{threads} threads cannot be started; ask for fewer"))?;
+    }
+    Ok(match flags.dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::Bf16 => Precision::Bf16,
+        Dtype::Auto if Level::detect() == Level::Avx512Bf16 => Precision::Bf16,
+        Dtype::Auto => Precision::F32,
+    })
+}
+
+/// The name of a precision as `--dtype` takes it.
+pub fn name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
+    }
+}
+
+/// How is computed, in words.
+fn computation(precision: Precision) -> String {
+    let threads = rayon::current_num_threads();
+    let s = if threads == 1 { "" } else { "s" };
+    format!("{} on {}, {threads} thread{s}", name(precision), Level::detect())
+}

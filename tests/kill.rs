@@ -1,0 +1,46 @@
+//! A run that is killed at random points, and started again each time, ends as one that was left in peace.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use topspin_kernels::rng::Rng;
+
+use crate::runs::{assert_same_run, play, sandbox, start, wait_for_changes};
+
+/// SIGKILLs in the test, at least.
+const KILLS: usize = 24;
+/// Starts of one run after which it should long have come to its end.
+const STARTS: usize = 400;
+
+#[test]
+fn a_killed_run_ends_with_the_same_bytes() {
+    let sandbox = sandbox();
+    play(&sandbox, "whole");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = now.as_nanos() as u64;
+    println!("seed {seed}");
+    let mut rng = Rng::new(seed, "kills", 0);
+    let (mut kills, mut runs) = (0, 0);
+    while kills < KILLS {
+        let out = format!("killed-{runs}");
+        let ended = (0..STARTS).any(|_| {
+            let mut child = start(&sandbox, &out);
+            // At a random change of the run's files and a little later, so that a kill hits before, within and after a
+            // write, and every start gets a little further on the average.
+            let changes = 1 + rng.below(40);
+            let ended = wait_for_changes(&mut child, &sandbox.path(&out), changes);
+            if !ended {
+                std::thread::sleep(Duration::from_micros(rng.below(3000) as u64));
+                child.kill().unwrap();
+                kills += 1;
+            }
+            // One that ended by itself had no reason but that it was finished.
+            let status = child.wait().unwrap();
+            assert!(status.success() || !ended, "{status}");
+            ended
+        });
+        assert!(ended, "the run did not end in {STARTS} starts");
+        assert_same_run(&sandbox, "whole", &out);
+        runs += 1;
+    }
+    println!("{kills} kills in {runs} runs");
+}
