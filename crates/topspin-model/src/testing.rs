@@ -14,8 +14,8 @@ prop_compose! {
     pub(crate) fn tiny_config()(
         vocab_size in 1_usize..20, hidden_size in 1_usize..12, intermediate_size in 1_usize..12,
         num_layers in 1_usize..4, num_kv_heads in 1_usize..4, group in 1_usize..4, half_head in 1_usize..4,
-        rms_norm_eps in 1e-8_f32..1e-3,
-        rope_theta in 100.0_f64..1e6, max_positions in 1_usize..100, tie_word_embeddings in any::<bool>(),
+        rms_norm_eps in 1e-8_f32..1e-3, rope_theta in 100.0_f64..1e6, max_positions in 1_usize..100,
+        tie_word_embeddings in any::<bool>(),
     ) -> DecoderConfig {
         DecoderConfig {
             vocab_size, hidden_size, intermediate_size, num_layers, num_heads: num_kv_heads * group, num_kv_heads,
