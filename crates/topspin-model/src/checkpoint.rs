@@ -239,7 +239,7 @@ fn read_header(path: &Path) -> Result<(Metadata, u64), ModelError> {
     }
     file.read_exact(&mut start).map_err(fail)?;
     let header = u64::from_le_bytes([start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]);
-    if header > MAX_HEADER || header < 2 || start[8] != b'{' {
+    if !(2..=MAX_HEADER).contains(&header) || start[8] != b'{' {
         return Err(foreign());
     }
     let truncated = |wanted: u64| {

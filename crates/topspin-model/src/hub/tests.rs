@@ -55,8 +55,8 @@ fn answer(mut stream: TcpStream, files: &HashMap<String, Vec<u8>>, log: &Mutex<V
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
     log.lock().unwrap().push(format!("{method} {path}"));
-    let tiny = [format!("/org/tiny/resolve/main/"), format!("/org/tiny/resolve/{COMMIT}/")];
-    let name = tiny.iter().find_map(|prefix| path.strip_prefix(prefix.as_str()));
+    let (revision, name) = path.strip_prefix("/org/tiny/resolve/").and_then(|rest| rest.split_once('/')).unzip();
+    let name = name.filter(|_| [Some("main"), Some(COMMIT)].contains(&revision));
     let (status, body) = match (name.and_then(|name| files.get(name)), path.starts_with("/org/gated/")) {
         (Some(body), _) => ("200 OK", body.as_slice()),
         (None, true) => ("403 Forbidden", &b""[..]),
