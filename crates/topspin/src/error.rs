@@ -11,12 +11,12 @@ use std::sync::Once;
 
 use topspin_files::FileError;
 
+use crate::interrupt;
+
 /// Exit code of a fault of the program.
 pub const FAULT: u8 = 1;
 /// Exit code of what the user can mend; also clap's, for a command line that it cannot read.
 const USER: u8 = 2;
-/// Exit code after Ctrl-C: 128 + SIGINT, as shells have it.
-pub const INTERRUPTED: u8 = 130;
 
 /// Work that ended early because the user asked for it; the sentence says how to go on.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     if let Some(Interrupted(how_to_go_on)) = error.downcast_ref() {
         say(how_to_go_on);
-        return ExitCode::from(INTERRUPTED);
+        return ExitCode::from(interrupt::exit_code());
     }
     say(&format!("{} {error:#}", label()));
     ExitCode::from(USER)
