@@ -149,6 +149,26 @@ proptest! {
     }
 }
 
+/// Products of two bf16 are exact in `f32`, so no level's multiply-add can differ from another's.
+#[test]
+fn bf16_is_the_same_bits_at_every_level() {
+    for (case, (m, n, k)) in [(1, 40, 33), (13, 70, 1301), (29, 33, 64)].into_iter().enumerate() {
+        let seed = 31 + case as u64;
+        let (x, w, dy) = (random(m * k, seed), random(n * k, seed + 1), random(m * n, seed + 2));
+        let all = |level: Level| {
+            let weight = Weight::prepare(level, Precision::Bf16, &w, n, k, Use::ForwardAndBackward);
+            let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
+            linear_forward(&mut y, &x, &weight, false);
+            linear_backward_input(&mut dx, &dy, &w, &weight, false);
+            linear_backward_weight(&mut dw, &dy, &x, &weight);
+            [y, dx, dw].map(|result| bits(&result))
+        };
+        for level in Level::available() {
+            assert!(all(level) == all(Level::Scalar), "{level}, {m} x {n} x {k}");
+        }
+    }
+}
+
 #[test]
 fn products_match_double_precision_over_several_blocks_of_the_reduction() {
     check_all(5, 33, 1300, 11, false);
