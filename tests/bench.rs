@@ -25,7 +25,10 @@ fn figures_have_their_names_and_are_numbers() {
             assert!(figures["peak_rss_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{figures}");
         }
     }
-    assert_eq!((&generate["work"], &train["work"], &train["dtype"]), (&"generate".into(), &"train".into(), &"f32".into()));
+    assert_eq!(
+        (&generate["work"], &train["work"], &train["dtype"]),
+        (&"generate".into(), &"train".into(), &"f32".into())
+    );
     assert_eq!(generate["threads"], 1);
     let peers = std::fs::read_to_string(root().join("benches/peers/compare.py")).unwrap();
     assert!(peers.contains("new_tokens_per_s") && peers.contains("pairs_per_s"));
@@ -46,6 +49,16 @@ fn token_ids_may_come_from_a_file() {
     assert!((rate("tokens_per_s") * rate("seconds") - 2.0 * (1 + 1 + 2) as f64).abs() < 1e-6);
 
     sandbox.write("tokens.json", r#"{"prompts": []}"#);
-    insta::assert_snapshot!(sandbox.run("-q bench generate --model model --tokens tokens.json"), @"");
-    insta::assert_snapshot!(sandbox.run("-q bench train --model model --prompt-tokens 60 --response-tokens 60"), @"");
+    insta::assert_snapshot!(sandbox.run("-q bench generate --model model --tokens tokens.json"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `tokens.json` has no `prompts`; give it some
+    ");
+    insta::assert_snapshot!(sandbox.run("-q bench train --model model --prompt-tokens 60 --response-tokens 60"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the prompt `bench` with its response has 120 tokens, but the model's context holds 64; shorten or remove its record
+    ");
 }

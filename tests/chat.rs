@@ -50,5 +50,10 @@ fn a_conversation_that_outgrows_the_context_is_an_error() {
     let sandbox = Sandbox::with_model();
     let mut command = sandbox.topspin(&["-q", "chat", "--model", "model"]);
     let long = format!("{}\n", "x".repeat(80));
-    insta::assert_snapshot!(crate::harness::block(command.write_stdin(long)), @"");
+    insta::assert_snapshot!(crate::harness::block(command.write_stdin(long)), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the conversation has 83 tokens, which leaves no room for an answer in the model's context of 64; start anew with `/reset`
+    ");
 }

@@ -6,19 +6,45 @@ use crate::harness::Sandbox;
 fn help_teaches() {
     let sandbox = Sandbox::new();
     insta::assert_snapshot!("help", sandbox.run("--help"));
-    for command in ["generate", "score", "eval", "chat", "inspect", "bench", "completions"] {
-        insta::assert_snapshot!(format!("help-{command}"), sandbox.run(&format!("{command} --help")));
+    let commands = ["run", "sft", "generate", "score", "eval", "chat", "inspect", "bench", "completions"];
+    for command in commands.into_iter().chain(["quickstart", "bench train", "bench generate"]) {
+        insta::assert_snapshot!(
+            format!("help-{}", command.replace(' ', "-")),
+            sandbox.run(&format!("{command} --help"))
+        );
     }
 }
 
 #[test]
 fn a_wrong_command_line_is_the_users_to_mend() {
     let sandbox = Sandbox::new();
-    insta::assert_snapshot!(sandbox.run("generat --model m"), @r"
+    insta::assert_snapshot!(sandbox.run("generat --model m"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: unrecognized subcommand 'generat'
+
+      tip: a similar subcommand exists: 'generate'
+
+    Usage: topspin [OPTIONS] <COMMAND>
+
+    For more information, try '--help'.
     ");
-    insta::assert_snapshot!(sandbox.run("generate --model m --input i --temperature 0"), @r"
+    insta::assert_snapshot!(sandbox.run("generate --model m --input i --temperature 0"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `m` is not a model: there is no such file or folder; check the path, or write `hf:org/name` for a model on the Hub
     ");
-    insta::assert_snapshot!(sandbox.run("generate --model m --input i --greedy --top-k 4"), @r"
+    insta::assert_snapshot!(sandbox.run("generate --model m --input i --greedy --top-k 4"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the argument '--greedy' cannot be used with '--top-k <K>'
+
+    Usage: topspin generate --model <MODEL> --input <FILE> --greedy
+
+    For more information, try '--help'.
     ");
 }
 

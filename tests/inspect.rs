@@ -20,13 +20,143 @@ fn says_what_a_path_is() {
     let sandbox = Sandbox::with_model();
     sandbox.write_lines("data.jsonl", &pairs());
     sandbox.write("game.toml", "[data]\ntrain = \"data.jsonl\"\n[game]\nbeta = [0.5, 1]\niterations = 2\n");
-    insta::assert_snapshot!(sandbox.run("inspect model"), @"");
-    insta::assert_snapshot!(sandbox.run("inspect model --json"), @"");
-    insta::assert_snapshot!(sandbox.run("inspect data.jsonl"), @"");
-    insta::assert_snapshot!(sandbox.run("inspect game.toml"), @"");
+    insta::assert_snapshot!(sandbox.run("inspect model"), @"
+    exit code: 0
+    --- stdout
+    kind                   model
+    path                   model
+    architecture           llama
+    parameters             21856
+    stored types           F32 21856
+    vocab size             99
+    hidden size            32
+    intermediate size      48
+    num layers             2
+    num heads              4
+    num kv heads           2
+    head dim               8
+    max positions          64
+    tie word embeddings    false
+    chat template          true
+    end of turn            <end>
+    stop tokens            <end>
+    --- stderr
+    ");
+    insta::assert_snapshot!(sandbox.run("inspect model --json"), @r#"
+    exit code: 0
+    --- stdout
+    {"kind":"model","path":"model","architecture":"llama","parameters":21856,"stored_types":{"F32":21856},"vocab_size":99,"hidden_size":32,"intermediate_size":48,"num_layers":2,"num_heads":4,"num_kv_heads":2,"head_dim":8,"max_positions":64,"tie_word_embeddings":false,"chat_template":true,"end_of_turn":"<end>","stop_tokens":["<end>"]}
+    --- stderr
+    "#);
+    insta::assert_snapshot!(sandbox.run("inspect data.jsonl"), @"
+    exit code: 0
+    --- stdout
+    kind                   data
+    path                   data.jsonl
+    records                4
+    different prompts      3
+    exact duplicates       0
+    with response          3
+    with references        1
+    with system message    1
+    with several turns     1
+    prompt characters      least 3, median 3, most 5
+    response characters    least 1, median 1, most 7
+    --- stderr
+    ");
+    insta::assert_snapshot!(sandbox.run("inspect game.toml"), @r#"
+    exit code: 0
+    --- stdout
+    kind                   configuration
+    path                   game.toml
+    still to be set        model.path
+    other than default     data.train data.jsonl, game.beta 0.5, 1.0, game.iterations 2, output.dir runs/game
+
+    [model]
+    path = ""
+
+    [data]
+    train = "data.jsonl"
+    test = ""
+    test_share = 0.05
+    prompts = 0
+    fresh = true
+    max_prompt_tokens = 0
+    max_response_tokens = 0
+
+    [sft]
+    enabled = true
+    prompts = 0
+    epochs = 1
+    lr = 0.00002
+    optimizer = "adamw"
+    batch = 16
+    schedule = "linear"
+    warmup = 0.1
+    controls = []
+
+    [game]
+    iterations = 2
+    beta = [0.5, 1.0]
+    objective = "logistic"
+    samples = 1
+    mix_previous = false
+    seed = 0
+
+    [rollout]
+    temperature = 1.0
+    top_k = 0
+    top_p = 1.0
+    max_new_tokens = 256
+    live_sequences = 64
+    rows_per_step = 512
+
+    [train]
+    optimizer = "rmsprop"
+    lr = 0.000002
+    schedule = "linear"
+    warmup = 0.1
+    epochs = 1
+    batch_pairs = 16
+    batch_tokens = 2048
+    clip = 1.0
+    weight_decay = 0.0
+    beta1 = 0.9
+    beta2 = 0.999
+    decay = 0.99
+    eps = 0.00000001
+    recompute = false
+    checkpoint_every = 20
+
+    [eval]
+    prompts = 200
+    greedy = true
+    sampled = true
+    max_new_tokens = 0
+    best = "nll.per_token"
+    goal = "lowest"
+    scorer = []
+
+    [output]
+    dir = "runs/game"
+    precision = "auto"
+    threads = 0
+    save_dtype = "f32"
+    --- stderr
+    "#);
     std::fs::create_dir(sandbox.path("folder")).unwrap();
-    insta::assert_snapshot!(sandbox.run("inspect folder"), @"");
-    insta::assert_snapshot!(sandbox.run("inspect nowhere"), @"");
+    insta::assert_snapshot!(sandbox.run("inspect folder"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `folder` is neither a run (it has no `manifest.json`) nor a model (it has no `config.json`)
+    ");
+    insta::assert_snapshot!(sandbox.run("inspect nowhere"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: cannot read `nowhere`: there is no such file or folder; check the path
+    ");
 }
 
 /// The likelihood is that which `score` gives, aggregated over tokens.
@@ -76,5 +206,10 @@ fn an_evaluation_prints_a_table() {
         assert!(said.contains(&format!("\n{name} ")), "{name}\n{said}");
     }
     sandbox.write("none.jsonl", "{\"prompt\": \"a\"}\n");
-    insta::assert_snapshot!(sandbox.run("-q eval --model model --data none.jsonl"), @"");
+    insta::assert_snapshot!(sandbox.run("-q eval --model model --data none.jsonl"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `none.jsonl`, line 1: there is no response, and this use of the data needs one; add `response` (or `completion`, or `answer`), or end `messages` with the assistant's
+    ");
 }

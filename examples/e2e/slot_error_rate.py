@@ -3,6 +3,7 @@
 
     python3 slot_error_rate.py base.jsonl sft.jsonl iter-1.jsonl
     python3 slot_error_rate.py --references test.jsonl
+    python3 slot_error_rate.py --json iter-1.jsonl
 
 Each line of a file is a JSON object with the input in `prompt` (or in the last user message of `messages`), such as
 `name[Aromi], eatType[pub], area[riverside]`, and the description in `response`. For each attribute at most one error
@@ -179,10 +180,19 @@ def report(scores, replicates, seed, by_attribute, show):
             print(f"  {prompt}\n    {text}\n    {said}")
 
 
+def figures(score, replicates, seed):
+    """The slot error rate as `eval.scorer` of a run takes it: one line of JSON."""
+    prompts = list(score.slots)
+    low, high = interval([score.rate(draw) for draw in draws(prompts, replicates, seed)])
+    figure = {"value": score.rate(prompts), "low": low, "high": high, "n": len(prompts)}
+    return json.dumps({"slot_error_rate": figure})
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Slot error rate of E2E restaurant descriptions, with 95%% intervals.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="JSONL with `prompt` and `response`")
     parser.add_argument("--references", action="store_true", help="score the human `references` instead")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON for each file and nothing else")
     parser.add_argument("--by-attribute", action="store_true", help="also count the errors of each attribute")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="also print the first N faulty descriptions")
     parser.add_argument("--replicates", type=int, default=2000, help="bootstrap draws (default 2000)")
@@ -192,7 +202,11 @@ def main(arguments=None):
         parser.error("`--replicates` must be at least 1")
     try:
         scores = {path: Score(read(path, given.references)) for path in given.files}
-        report(scores, given.replicates, given.seed, given.by_attribute, given.show)
+        if given.json:
+            for score in scores.values():
+                print(figures(score, given.replicates, given.seed))
+        else:
+            report(scores, given.replicates, given.seed, given.by_attribute, given.show)
     except BadInput as error:
         print(f"slot_error_rate.py: {error}", file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   topspin quickstart                                             See it at work in a minute
+  topspin run game.toml --set data.train=train.jsonl             Play the game on your data
   topspin inspect train.jsonl                                    What is in this file?
   topspin generate --model M --input p.jsonl --output out.jsonl  An answer to each prompt
   topspin score --model M --input pairs.jsonl --output s.jsonl   How likely are these answers?

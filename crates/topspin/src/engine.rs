@@ -25,10 +25,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// Finds the model (fetching it if need be), sets the threads, and loads the weights.
-    pub fn load(flags: &ModelFlags, for_use: Use) -> anyhow::Result<Self> {
+    /// Sets the threads and loads the weights of a model that was opened from the same flags.
+    ///
+    /// The two are apart so that all that can be found wrong with the data is found before the weights are read.
+    pub fn load(files: ModelFiles, flags: &ModelFlags, for_use: Use) -> anyhow::Result<Self> {
         let precision = prepare(&flags.compute)?;
-        let files = open(&flags.model)?;
         let mut params = vec![0.0; files.config.layout().len()];
         files.read_parameters(&mut params)?;
         info!("`{}`: {:.1} million parameters, {}", flags.model, params.len() as f64 / 1e6, computation(precision),);
@@ -59,11 +60,10 @@ pub fn open(spec: &str) -> anyhow::Result<ModelFiles> {
 
 /// Sets the number of threads and chooses the precision of products.
 pub fn prepare(flags: &ComputeFlags) -> anyhow::Result<Precision> {
-    Level::check_cap()?;
-    if let Some(threads) = flags.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        pool.build_global().with_context(|| format!("{threads} threads cannot be started; ask for fewer"))?;
-    }
+    let threads = flags.threads.unwrap_or(0);
+    // This thread is one of them: from outside of the pool, every operation would wait for another thread to wake up.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
+    pool.build_global().with_context(|| format!("{threads} threads cannot be started; ask for fewer"))?;
     Ok(match flags.dtype {
         Dtype::F32 => Precision::F32,
         Dtype::Bf16 => Precision::Bf16,

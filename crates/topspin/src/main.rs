@@ -21,6 +21,7 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use clap::Parser;
+use topspin_kernels::simd::Level;
 
 use cli::{Cli, Command};
 
@@ -40,6 +41,7 @@ fn parse_and_run() -> anyhow::Result<ExitCode> {
     };
     log::to_stderr(&cli.log);
     interrupt::listen()?;
+    Level::check_cap()?;
     dispatch(cli.command)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -87,9 +87,7 @@ pub fn prepare<D: Device + Clone>(
     write_questions(&places.train, examples)?;
     write_questions(&places.test, test)?;
     if !places.model.exists() {
-        topspin_files::write_dir_atomic(&places.model, |model| {
-            base::train(device, base, seed, model, observer, stop)
-        })?;
+        topspin_files::write_dir_atomic(&places.model, |model| base::train(device, base, seed, model, observer, stop))?;
     }
     Ok(())
 }

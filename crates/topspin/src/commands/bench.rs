@@ -82,7 +82,8 @@ struct Common {
     steps: usize,
     /// Take token ids from this JSON file, so that another program can have the same [default: random]
     ///
-    /// `prompts` is a list of lists of ids, `pairs` a list of objects with `prompt`, `real` and `generated`.
+    /// `prompts` is a list of lists of ids, `pairs` a list of objects with `prompt`, `real` and `generated`. They are as
+    /// long as they are, whatever `--prompt-tokens` says.
     #[arg(long, value_name = "FILE", help_heading = "Work")]
     tokens: Option<PathBuf>,
     /// Print one JSON object instead of a table
@@ -143,7 +144,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn generate(common: &Common, sequences: usize, prompt_tokens: usize, new_tokens: usize) -> anyhow::Result<Figures> {
-    let model = Model::load(&common.model, Use::Forward)?;
+    let model = load(common, Use::Forward, prompt_tokens, new_tokens)?;
     let rate = product_rate(model.decoder.device(), model.decoder.precision());
     let prompts = match &common.tokens {
         Some(path) => take(path, "prompts", read(path)?.prompts, sequences)?,
@@ -174,7 +175,7 @@ fn generate(common: &Common, sequences: usize, prompt_tokens: usize, new_tokens:
 }
 
 fn train(common: &Common, pairs: usize, prompt_tokens: usize, response_tokens: usize) -> anyhow::Result<Figures> {
-    let model = Model::load(&common.model, Use::ForwardAndBackward)?;
+    let model = load(common, Use::ForwardAndBackward, prompt_tokens, response_tokens)?;
     let rate = product_rate(model.decoder.device(), model.decoder.precision());
     let pair = |at: u64| TokenPair {
         prompt: random(&model, 3 * at, prompt_tokens),
@@ -207,6 +208,19 @@ fn train(common: &Common, pairs: usize, prompt_tokens: usize, response_tokens: u
     let mut figures = times.figures("train", &model, rate, work.tokens, work.flops.0);
     figures.pairs_per_s = Some(pairs as f64 / figures.seconds);
     Ok(figures)
+}
+
+/// Loads the model, if prompts and responses of these lengths fit into its context.
+fn load(common: &Common, for_use: Use, prompt: usize, response: usize) -> anyhow::Result<Model> {
+    let files = engine::open(&common.model.model)?;
+    let context = files.config.max_positions;
+    // Of ids out of a file the lengths are known only later, and the engine checks them.
+    ensure!(
+        common.tokens.is_some() || prompt + response <= context,
+        "`--prompt-tokens {prompt}` and `--response-tokens {response}` are more than the model's context of {context}; \
+         ask for fewer"
+    );
+    Model::load(files, &common.model, for_use)
 }
 
 /// AdamW, as the peers.

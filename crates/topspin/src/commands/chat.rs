@@ -8,7 +8,7 @@ use topspin_kernels::device::Use;
 use topspin_model::chat::Message;
 use topspin_rollout::{Engine, EngineSettings, Event, Request, RolloutError, SampleKey};
 
-use crate::engine::Model;
+use crate::engine::{self, Model};
 use crate::flags::{ModelFlags, SamplingFlags};
 use crate::interrupt::Graceful;
 
@@ -35,7 +35,7 @@ pub struct Args {
 
 /// Talks until the input ends.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let model = Model::load(&args.model, Use::Forward)?;
+    let model = Model::load(engine::open(&args.model.model)?, &args.model, Use::Forward)?;
     let interactive = stdin().is_terminal() && stdout().is_terminal();
     let mut chat = Chat::new(&model, &args)?;
     let mut input = stdin().lock();
@@ -75,7 +75,7 @@ struct Chat<'a> {
 impl<'a> Chat<'a> {
     fn new(model: &'a Model, args: &'a Args) -> anyhow::Result<Self> {
         let slots = 2048;
-        let engine = engine(model, args, slots)?;
+        let engine = new_engine(model, args, slots)?;
         let mut chat = Self { model, args, engine, slots, messages: Vec::new(), answers: 0 };
         chat.reset();
         Ok(chat)
@@ -153,13 +153,13 @@ impl<'a> Chat<'a> {
         let needed = request.prompt.len() + request.max_new_tokens.min(self.model.files.config.max_positions) + 32;
         if needed > self.slots {
             self.slots = 2 * needed;
-            self.engine = engine(self.model, self.args, self.slots)?;
+            self.engine = new_engine(self.model, self.args, self.slots)?;
         }
         Ok(())
     }
 }
 
-fn engine<'a>(model: &'a Model, args: &Args, slots: usize) -> anyhow::Result<Engine<'a, Cpu>> {
+fn new_engine<'a>(model: &'a Model, args: &Args, slots: usize) -> anyhow::Result<Engine<'a, Cpu>> {
     let settings = EngineSettings {
         live_sequences: 1,
         kv_slots: Some(slots),

@@ -6,13 +6,14 @@ use serde::Serialize;
 use topspin_data::Need;
 use topspin_eval::{Bootstrap, Lengths, Nll, NllFigures, Report, distinct_n, exact_match, share};
 use topspin_kernels::device::Use;
+use topspin_model::source::ModelFiles;
 use topspin_rollout::{Completion, Finish, Sampling};
 
 use crate::engine::Model;
 use crate::flags::{ModelFlags, positive, temperature};
 use crate::generation::{self, Generated, Plan};
 use crate::input::{self, Line};
-use crate::{output, scoring};
+use crate::{engine, output, scoring};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -72,10 +73,13 @@ struct Evaluation<'a> {
 
 /// Measures and prints.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let model = Model::load(&args.model, Use::Forward)?;
-    let lines = input::read(&args.data, Need::Prompt, args.limit, &model.files.dialect)?;
+    args.output.iter().try_for_each(|path| output::check(path))?;
+    let files = engine::open(&args.model.model)?;
+    let lines = input::read(&args.data, Need::Prompt, args.limit, &files.dialect)?;
+    let real = lines.iter().map(|line| encode(line, &args.data, &files)).collect::<anyhow::Result<Vec<_>>>()?;
+    let model = Model::load(files, &args.model, Use::Forward)?;
     let mut report = Report::new(Bootstrap::default());
-    let real = score(&args, &model, &lines, &mut report)?;
+    likelihood(&model, &lines, &real, &mut report)?;
     let plan = Plan {
         sampling: Sampling { temperature: args.temperature, ..Sampling::default() },
         max_new_tokens: args.max_new_tokens,
@@ -109,21 +113,18 @@ fn targets(line: &Line) -> Vec<&str> {
     }
 }
 
-/// Adds the likelihood of the file's responses, and returns their lengths.
-fn score(args: &Args, model: &Model, lines: &[Line], report: &mut Report) -> anyhow::Result<Vec<usize>> {
-    let (dialect, context) = (&model.files.dialect, model.files.config.max_positions);
-    let encode = |line: &Line| {
-        let texts = targets(line);
-        if texts.is_empty() {
-            return Err(line.no_response(&args.data));
-        }
-        texts
-            .into_iter()
-            .map(|text| line.encode(&args.data, dialect, context, text))
-            .collect::<anyhow::Result<Vec<_>>>()
-    };
-    let responses = lines.iter().map(encode).collect::<anyhow::Result<Vec<_>>>()?;
-    let trees = lines.iter().zip(&responses).map(|(line, texts)| line.tree(texts.iter().map(Vec::as_slice).collect()));
+/// The tokens of each of them.
+fn encode(line: &Line, data: &Path, files: &ModelFiles) -> anyhow::Result<Vec<Vec<u32>>> {
+    let texts = targets(line);
+    if texts.is_empty() {
+        return Err(line.no_response(data));
+    }
+    texts.into_iter().map(|text| line.encode(data, &files.dialect, files.config.max_positions, text)).collect()
+}
+
+/// Adds the likelihood of the file's responses.
+fn likelihood(model: &Model, lines: &[Line], real: &[Vec<Vec<u32>>], report: &mut Report) -> anyhow::Result<()> {
+    let trees = lines.iter().zip(real).map(|(line, texts)| line.tree(texts.iter().map(Vec::as_slice).collect()));
     let logprobs = scoring::score_all(model, &trees.collect::<Vec<_>>())?;
     // The responses to one prompt are not independent: they are one unit of the intervals.
     let unit = |of_prompt: &Vec<Vec<f32>>| {
@@ -134,13 +135,14 @@ fn score(args: &Args, model: &Model, lines: &[Line], report: &mut Report) -> any
     let nll = NllFigures::new(&units, &report.bootstrap)?;
     report.add("nll.per_token", nll.per_token);
     report.add("nll.perplexity", nll.perplexity);
-    Ok(responses.iter().flatten().map(Vec::len).collect())
+    Ok(())
 }
 
 /// Adds lengths and ends.
-fn lengths(real: &[usize], completions: &[Completion], report: &mut Report) -> anyhow::Result<()> {
+fn lengths(real: &[Vec<Vec<u32>>], completions: &[Completion], report: &mut Report) -> anyhow::Result<()> {
+    let real: Vec<usize> = real.iter().flatten().map(Vec::len).collect();
     let generated: Vec<usize> = completions.iter().map(|completion| completion.token_ids.len()).collect();
-    report.add_lengths("tokens.real", &Lengths::new(real, &report.bootstrap)?);
+    report.add_lengths("tokens.real", &Lengths::new(&real, &report.bootstrap)?);
     report.add_lengths("tokens.generated", &Lengths::new(&generated, &report.bootstrap)?);
     let stopped = completions.iter().filter(|completion| completion.finish == Finish::Stop).count();
     report.add("finish_reason.stop", share(stopped, completions.len())?);

@@ -6,7 +6,7 @@ use topspin_kernels::device::Use;
 use crate::engine::Model;
 use crate::flags::{FileFlags, ModelFlags, SamplingFlags, positive};
 use crate::generation::{self, Generated, Plan};
-use crate::{input, output};
+use crate::{engine, input, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,12 +42,13 @@ pub struct Args {
 
 /// Generates and writes.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let model = Model::load(&args.model, Use::Forward)?;
-    let dialect = &model.files.dialect;
-    let lines = input::read(&args.files.input, Need::Prompt, None, dialect)?;
+    output::check(&args.files.output)?;
+    let files = engine::open(&args.model.model)?;
+    let lines = input::read(&args.files.input, Need::Prompt, None, &files.dialect)?;
     for line in &lines {
-        line.check_prompt(&args.files.input, model.files.config.max_positions)?;
+        line.check_prompt(&args.files.input, files.config.max_positions)?;
     }
+    let model = Model::load(files, &args.model, Use::Forward)?;
     let plan = Plan {
         sampling: args.sampling.sampling(),
         max_new_tokens: args.sampling.max_new_tokens,
@@ -58,7 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let completions = generation::generate(&model, &lines, &plan)?;
     let out = completions.into_iter().enumerate().map(|(at, completion)| {
         let sample = (args.samples > 1).then_some(at % args.samples);
-        Generated::new(&lines[at / args.samples], completion, sample, dialect)
+        Generated::new(&lines[at / args.samples], completion, sample, &model.files.dialect)
     });
     output::write_jsonl(&args.files.output, out)
 }

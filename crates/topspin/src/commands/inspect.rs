@@ -123,7 +123,7 @@ fn data(path: &Path) -> anyhow::Result<Map<String, Value>> {
 fn configuration(path: &Path) -> anyhow::Result<(Map<String, Value>, String)> {
     // What a file leaves to the command line must not hide what else is wrong with it.
     let mut missing = Vec::new();
-    let config = loop {
+    let mut config = loop {
         let placeholders: Vec<String> = missing.iter().map(|key| format!("{key}='?'")).collect();
         match Config::load(path, &placeholders) {
             Err(ConfigError::Missing { key }) => missing.push(key),
@@ -131,7 +131,14 @@ fn configuration(path: &Path) -> anyhow::Result<(Map<String, Value>, String)> {
         }
     };
     let defaults: BTreeMap<_, _> = Config::default().entries().into_iter().collect();
-    let set = config.entries().into_iter().filter(|(key, value)| defaults[key] != *value && !missing.contains(key));
+    for key in &missing {
+        match key.as_str() {
+            "model.path" => config.model.path.clear(),
+            "data.train" => config.data.train.clear(),
+            _ => {}
+        }
+    }
+    let set = config.entries().into_iter().filter(|(key, value)| defaults[key] != *value);
     let facts = json!({
         "path": path,
         "still_to_be_set": missing,

@@ -14,8 +14,9 @@ use topspin_kernels::gemm::Precision;
 
 use super::run::Listener;
 use crate::error::Interrupted;
+use crate::flags::{ComputeFlags, Dtype};
 use crate::interrupt::Graceful;
-use crate::output;
+use crate::{engine, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,9 +77,10 @@ struct Outcome {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
     let dir = args.output.unwrap_or_else(|| PathBuf::from(format!("runs/quickstart-{}", args.seed)));
+    // So small a model gains nothing from bf16.
+    let precision = engine::prepare(&ComputeFlags { dtype: Dtype::F32, threads: None })?;
     let graceful = Graceful::begin();
-    // Inside of the pool from the start: products so small would wait for its threads otherwise.
-    let played = rayon::scope(|_| play(&dir, args.seed));
+    let played = play(&dir, args.seed, precision);
     drop(graceful);
     let summary = played?;
     let best = summary.best().map_or_else(String::new, |row| row.folder.clone());
@@ -87,7 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.json { output::print_json(&outcome) } else { output::print(|out| tell(out, &outcome, &summary.dir)) }
 }
 
-fn play(dir: &Path, seed: u64) -> anyhow::Result<Summary> {
+fn play(dir: &Path, seed: u64, precision: Precision) -> anyhow::Result<Summary> {
     let (device, stop) = (Cpu::new(), Graceful::requested());
     let config = quickstart::config(dir, seed);
     let mut audience = Audience { listener: Listener::new(), run: PathBuf::from(&config.output.dir) };
@@ -95,8 +97,7 @@ fn play(dir: &Path, seed: u64) -> anyhow::Result<Summary> {
         Err(stopped @ quickstart::QuickstartError::Stopped) => return Err(Interrupted(stopped.to_string()).into()),
         prepared => prepared?,
     }
-    // So small a model gains nothing from bf16.
-    match topspin_game::run::run(&device, Precision::F32, &config, Until::End, &mut audience, stop) {
+    match topspin_game::run::run(&device, precision, &config, Until::End, &mut audience, stop) {
         Err(stopped @ RunError::Stopped { .. }) => Err(Interrupted(stopped.to_string()).into()),
         summary => Ok(summary?),
     }

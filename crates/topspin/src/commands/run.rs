@@ -61,7 +61,8 @@ pub fn play(args: Args, until: Until) -> anyhow::Result<()> {
     })?;
     let graceful = Graceful::begin();
     let mut listener = Listener::new();
-    let played = topspin_game::run::run(&Cpu::new(), precision, &config, until, &mut listener, Graceful::requested());
+    let stop = Graceful::requested();
+    let played = topspin_game::run::run(&Cpu::new(), precision, &config, until, &mut listener, stop);
     drop(graceful);
     match played {
         Ok(summary) => output::print(|out| write!(out, "{summary}")),

@@ -7,7 +7,7 @@ use topspin_kernels::device::Use;
 
 use crate::engine::Model;
 use crate::flags::{FileFlags, ModelFlags};
-use crate::{input, output, scoring};
+use crate::{engine, input, output, scoring};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,13 +46,14 @@ struct Scored {
 
 /// Scores and writes.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let model = Model::load(&args.model, Use::Forward)?;
-    let (path, dialect) = (&args.files.input, &model.files.dialect);
+    output::check(&args.files.output)?;
+    let files = engine::open(&args.model.model)?;
+    let (path, dialect, context) = (&args.files.input, &files.dialect, files.config.max_positions);
     // The text of a response may be empty: a model may have ended its turn at once.
     let lines = input::read(path, Need::Prompt, None, dialect)?;
-    let context = model.files.config.max_positions;
     let responses =
         lines.iter().map(|line| line.response(path, dialect, context)).collect::<anyhow::Result<Vec<_>>>()?;
+    let model = Model::load(files, &args.model, Use::Forward)?;
     let trees: Vec<_> = lines.iter().zip(&responses).map(|(line, response)| line.tree(vec![response])).collect();
     let logprobs = scoring::score_all(&model, &trees)?.into_iter().flatten();
     let out = lines.iter().zip(responses).zip(logprobs).map(|((line, token_ids), token_logprobs)| Scored {

@@ -28,22 +28,39 @@ pub fn chapter() -> String {
     let defaults: BTreeMap<_, _> = Config::default().entries().into_iter().collect();
     let mut page = String::new();
     for (table, kind, _) in &items["Config"].members {
-        let item = &items[kind];
-        let _ = writeln!(page, "\n### {}\n", item.comment);
-        for (key, kind, comment) in &item.members {
+        write_heading(&mut page, &items[kind].comment);
+        for (key, kind, comment) in &items[kind].members {
             let default = &defaults[&format!("{table}.{key}")];
             let varying = kind.strip_prefix("PerIteration<").and_then(|kind| kind.strip_suffix('>'));
-            let by_iteration = if varying.is_some() { ", a list by iteration allowed" } else { "" };
-            let kind = varying.unwrap_or(kind);
-            let choices = items.get(kind).map(choices).unwrap_or_default();
+            let by_iteration = if varying.is_some() { ", or a list by iteration" } else { "" };
+            let choices = items.get(varying.unwrap_or(kind)).map(choices).unwrap_or_default();
             let _ = writeln!(page, "- `{key} = {default}`{by_iteration}: {comment}{choices}");
+        }
+        // Lists of tables, which have no defaults of their own.
+        let lists = items[kind].members.iter().filter_map(|(_, kind, _)| kind.strip_prefix("Vec<")?.strip_suffix('>'));
+        for item in lists.filter_map(|kind| items.get(kind)) {
+            write_heading(&mut page, &item.comment);
+            for (key, _, comment) in &item.members {
+                let _ = writeln!(page, "- `{key}`: {comment}");
+            }
         }
     }
     page
 }
 
+/// A table's heading: its name, and what it is about below.
+fn write_heading(page: &mut String, comment: &str) {
+    let (name, about) = comment.split_once(": ").unwrap_or((comment, ""));
+    let mut first = about.chars();
+    let about = first.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default() + first.as_str();
+    let _ = writeln!(page, "\n### {name}\n\n{about}\n");
+}
+
 /// What the value of a key may be, where that is a name.
 fn choices(item: &Item) -> String {
+    if item.members.len() < 2 {
+        return String::new();
+    }
     let said = item.members.iter().map(|(name, _, comment)| {
         let meaning = if comment.is_empty() { String::new() } else { format!(" ({})", comment.trim_end_matches('.')) };
         format!("`\"{}\"`{meaning}", name.to_lowercase())
