@@ -59,6 +59,6 @@ fn token_ids_may_come_from_a_file() {
     exit code: 2
     --- stdout
     --- stderr
-    error: the prompt `bench` with its response has 120 tokens, but the model's context holds 64; shorten or remove its record
+    error: `--prompt-tokens 60` and `--response-tokens 60` are more than the model's context of 64; ask for fewer
     ");
 }

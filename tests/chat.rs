@@ -57,3 +57,67 @@ fn a_conversation_that_outgrows_the_context_is_an_error() {
     error: the conversation has 83 tokens, which leaves no room for an answer in the model's context of 64; start anew with `/reset`
     ");
 }
+
+/// A conversation through pipes that stay open.
+#[cfg(unix)]
+pub struct Open {
+    child: std::process::Child,
+}
+
+#[cfg(unix)]
+impl Open {
+    pub fn new(sandbox: &Sandbox, args: &[&str]) -> Self {
+        use std::process::{Command, Stdio};
+        let mut command = Command::new(crate::harness::program());
+        command.current_dir(sandbox.path("")).args(["-q", "chat"]).args(args);
+        Self { child: command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap() }
+    }
+
+    pub fn say(&mut self, text: &str) {
+        use std::io::Write;
+        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits for one byte of an answer.
+    pub fn hear(&mut self) {
+        use std::io::Read;
+        self.child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    }
+
+    /// Presses Ctrl-C.
+    pub fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    }
+
+    /// The exit code of a program that ends by itself.
+    pub fn wait(mut self) -> Option<i32> {
+        // `Child::wait` would close stdin, which ends a conversation too.
+        let stdin = self.child.stdin.take();
+        let code = self.child.wait().unwrap().code();
+        drop(stdin);
+        code
+    }
+
+    /// What is left of the answers, and the exit code.
+    pub fn end(mut self) -> (String, Option<i32>) {
+        use std::io::Read;
+        drop(self.child.stdin.take());
+        let mut rest = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+        (rest, self.child.wait().unwrap().code())
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_between_two_turns_ends_the_program() {
+    let sandbox = Sandbox::with_model();
+    let mut chat = Open::new(&sandbox, &["--model", "model", "--greedy", "--max-new-tokens", "1"]);
+    chat.say("Hi\n");
+    chat.hear();
+    // The answer is printed before it is over: give it time to be.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    chat.interrupt();
+    assert_eq!(chat.wait(), Some(130));
+}

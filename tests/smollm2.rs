@@ -57,3 +57,18 @@ fn greedy_tokens_and_log_probabilities_are_those_of_transformers() {
         assert_close(&line["token_logprobs"], &case["response_logprobs"], &format!("scored, {}", case["name"]));
     }
 }
+
+/// Ctrl-C ends an answer, not the conversation.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_an_answer() {
+    let sandbox = Sandbox::new();
+    let mut chat = crate::chat::Open::new(&sandbox, &["--model", &model(), "--greedy", "--max-new-tokens", "2000"]);
+    chat.say("Write down all numbers from one to a thousand in words.\n");
+    chat.hear();
+    chat.interrupt();
+    chat.say("/quit\n");
+    let (rest, code) = chat.end();
+    assert_eq!(code, Some(0));
+    assert!(rest.ends_with('\n') && rest.len() < 2000, "{rest}");
+}

@@ -102,7 +102,7 @@ fn a_report_goes_to_json_and_back() {
     assert_eq!(json["figures"]["end.stop"]["n"], 3);
     assert!(json["figures"]["tokens.max"]["low"].is_null());
     let names: Vec<&String> = report.figures.keys().collect();
-    assert_eq!(names.len(), 1 + 4 + 3 + 2, "{names:?}");
+    assert_eq!(names.len(), 1 + 4 + 4 + 2, "{names:?}");
 }
 
 #[test]

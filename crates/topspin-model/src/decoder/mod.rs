@@ -6,7 +6,7 @@
 //! - keys and values go through one store, whether it holds a whole conversation or the batch at hand
 //! - the residual stream, norms and softmax are f32; products run in f32 or bf16 with f32 accumulation
 //!
-//! [`Decoder::forward`] is the only forward: [`Decoder::next_tokens`] (generation), [`Decoder::logprobs`] (scoring) and
+//! `Decoder::forward` is the only forward: [`Decoder::next_tokens`] (generation), [`Decoder::logprobs`] (scoring) and
 //! [`Decoder::backward`] (training) all stand on it, so that the numbers which they report agree to the bit.
 
 mod backward;
