@@ -39,6 +39,7 @@ pub struct ChatTemplate {
     source: String,
     environment: Environment<'static>,
     tokens: BTreeMap<&'static str, String>,
+    clock: Clock,
 }
 
 const NAME: &str = "chat_template";
@@ -56,15 +57,32 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        let clock = Clock::now();
-        environment.add_function("strftime_now", move |format: String| {
-            clock.format(&format).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
-        });
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| ModelError::Template { path: path.into(), problem: e.to_string() })?;
         let tokens = tokenizer.named_tokens().map(|(key, token)| (key, token.to_owned())).collect();
-        Ok(Self { path: path.into(), source: source.into(), environment, tokens })
+        let clock = Clock::now();
+        let mut template = Self { path: path.into(), source: source.into(), environment, tokens, clock };
+        template.set_clock(clock);
+        Ok(template)
+    }
+
+    fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+        self.environment.add_function("strftime_now", move |format: String| {
+            clock.format(&format).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
+        });
+    }
+
+    /// The moment that the template is told, in seconds since 1970, if it asks for the date.
+    pub fn date(&self) -> Option<u64> {
+        self.source.contains("strftime_now").then_some(self.clock.seconds)
+    }
+
+    /// The same template at another moment, in seconds since 1970.
+    pub fn at(mut self, seconds: u64) -> Self {
+        self.set_clock(Clock { seconds });
+        self
     }
 
     /// Finds and compiles the template of a model folder, if it has one: in `chat_template.jinja`, in

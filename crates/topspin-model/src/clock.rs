@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// `SOURCE_DATE_EPOCH` (seconds since 1970) where that is set, so that a run can be repeated on another day.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    seconds: u64,
+    /// Since 1970.
+    pub seconds: u64,
 }
 
 const MONTHS: [&str; 12] = [

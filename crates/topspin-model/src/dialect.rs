@@ -36,6 +36,11 @@ impl Dialect {
         self.template.as_ref()
     }
 
+    /// The same, with the chat template's date set to a moment, in seconds since 1970.
+    pub fn at(self, seconds: u64) -> Self {
+        Self { template: self.template.map(|template| template.at(seconds)), ..self }
+    }
+
     /// Token ids of a conversation up to where the model's answer begins.
     ///
     /// With a template: the rendered conversation with its generation prompt. Without one, the conversation must be a

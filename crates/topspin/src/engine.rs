@@ -32,8 +32,8 @@ impl Model {
         let precision = prepare(&flags.compute)?;
         let mut params = vec![0.0; files.config.layout().len()];
         files.read_parameters(&mut params)?;
-        info!("`{}`: {:.1} million parameters, {}", flags.model, params.len() as f64 / 1e6, computation(precision),);
-        let decoder = Decoder::new(Cpu::new(), files.config.clone(), &params, precision, for_use);
+        info!("`{}`: {:.1} million parameters, {}", flags.model, params.len() as f64 / 1e6, computation(precision));
+        let decoder = Decoder::new(Cpu::new(), files.config.clone(), params, precision, for_use);
         Ok(Self { files, decoder })
     }
 }

@@ -10,6 +10,7 @@ use topspin_rollout::{Finish, Sampling};
 
 use super::lines::{read_lines, write_json, write_lines};
 use super::rollouts::Wanted;
+use super::summary::words;
 use super::{Done, Run, RunError, is_wanted, scorer};
 use crate::score::score;
 use crate::tree::TokenTree;
@@ -124,8 +125,12 @@ impl<D: Device + Clone> Run<'_, D> {
             let known: Vec<_> = report.figures.keys().map(|name| format!("`{name}`")).collect();
             return Err(RunError::UnknownMetric { best: best.clone(), known: known.join(", ") });
         };
-        let interval = super::summary::interval(figure);
-        self.observer.say(&format!("{folder}/eval: `{best}` {:.4}{interval}", figure.value));
+        let mut told = vec![(best.as_str(), words(figure))];
+        let others =
+            ["nll.per_token", "greedy.tokens.mean", "sampled.tokens.mean"].into_iter().filter(|name| name != best);
+        told.extend(others.filter_map(|name| Some((name, words(report.figures.get(name)?)))));
+        let told: Vec<_> = told.into_iter().map(|(name, figure)| format!("`{name}` {figure}")).collect();
+        self.observer.say(&format!("{folder}/eval: {}", told.join(", ")));
         let file = format!("{folder}/eval.json");
         write_json(&self.path(&file), &report)?;
         let figures: Map<_, Value> = report.figures.iter().map(|(name, f)| (name.clone(), f.value.into())).collect();

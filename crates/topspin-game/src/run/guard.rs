@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use topspin_kernels::device::Device;
 
 use super::pairs::PairFigures;
-use super::summary::better;
+use super::summary::{better, is_within, words};
 use super::train::TrainFigures;
 use super::{Run, RunError};
 
@@ -29,13 +29,14 @@ impl<D: Device + Clone> Run<'_, D> {
         let (before, after) = (self.report(&format!("iter-{}", k - 1))?, self.report(&name)?);
         if let (Some(before), Some(after)) = (before.figures.get(best), after.figures.get(best))
             && better(goal, before.value, after.value)
-            && !super::summary::is_within(before, after.value)
-            && !super::summary::is_within(after, before.value)
+            && !is_within(before, after.value)
+            && !is_within(after, before.value)
         {
             warnings.push(format!(
-                "`{best}` went from {:.4} to {:.4}, beyond its interval: the iteration did harm; a larger `game.beta` or a \
-                 smaller `train.lr` takes smaller steps",
-                before.value, after.value
+                "`{best}` went from {} to {}: the iteration did harm; a larger `game.beta` or a smaller `train.lr` takes \
+                 smaller steps",
+                words(before),
+                words(after)
             ));
         }
         warnings.iter().for_each(|warning| self.observer.warn(&format!("{name}: {warning}")));
@@ -91,4 +92,61 @@ fn warnings(pairs: &PairFigures, train: &TrainFigures) -> Vec<String> {
         ));
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pairs::Side;
+    use super::*;
+
+    /// An iteration as it should be.
+    fn healthy() -> (PairFigures, TrainFigures) {
+        let side = |mean_tokens, cut| Side { responses: 300, mean_tokens, cut };
+        let pairs = PairFigures {
+            pairs: 300,
+            identical: 2,
+            mixed: 0,
+            real: side(37.0, 0.0),
+            generated: side(34.0, 0.05),
+            longer: 0.45,
+        };
+        let train = TrainFigures {
+            steps: 38,
+            examples: 300,
+            loss: Some(0.5),
+            real_change: Some(-1.2),
+            generated_change: Some(-8.0),
+            accuracy: Some(0.85),
+        };
+        (pairs, train)
+    }
+
+    #[test]
+    fn what_is_healthy_is_not_warned_of() {
+        let (pairs, train) = healthy();
+        assert_eq!(warnings(&pairs, &train), Vec::<String>::new());
+        assert_eq!(warnings(&pairs, &TrainFigures::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_sign_has_its_line() {
+        let warned = |change: &dyn Fn(&mut PairFigures, &mut TrainFigures)| {
+            let (mut pairs, mut train) = healthy();
+            change(&mut pairs, &mut train);
+            let mut warnings = warnings(&pairs, &train);
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            warnings.remove(0)
+        };
+        // The collapse of the second iteration that the method's page tells of.
+        let fell = warned(&|_, train| train.real_change = Some(-5.6));
+        assert!(fell.starts_with("the log-probability of real responses fell by 5.60 nats (0.15 a token)"), "{fell}");
+        let saturated = warned(&|_, train| train.accuracy = Some(0.995));
+        assert!(saturated.starts_with("99.5% of pairs were told apart"), "{saturated}");
+        let short = warned(&|pairs, _| pairs.longer = 0.04);
+        assert!(short.starts_with("in 96% of pairs the real response is the longer one"), "{short}");
+        let long = warned(&|pairs, _| pairs.longer = 0.95);
+        assert!(long.starts_with("in 95% of pairs the generated response is the longer one"), "{long}");
+        let cut = warned(&|pairs, _| pairs.generated.cut = 0.4);
+        assert!(cut.starts_with("0% of real and 40% of generated responses are cut"), "{cut}");
+    }
 }

@@ -100,3 +100,51 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, RunError> 
 fn line_of(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("records of a run have string keys and can be written as JSON")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Wherever a file was torn, and whatever a power cut left behind the tear, its whole lines are kept and the file
+        /// goes on from there.
+        #[test]
+        fn a_torn_file_goes_on_from_its_last_whole_line(
+            texts in prop::collection::vec("\\PC{0,9}", 0..8),
+            cut in any::<prop::sample::Index>(),
+            garbage in prop_oneof![Just(&b""[..]), Just(&b"\0\0\0\n\"x\"\n"[..])],
+            keep in 0..10usize,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x.partial.jsonl");
+            write_lines(&path, &texts).unwrap();
+            let mut bytes = fs::read(&path).unwrap();
+            bytes.truncate(cut.index(bytes.len() + 1));
+            let whole = bytes.iter().filter(|&&byte| byte == b'\n').count().min(keep);
+            bytes.extend(garbage);
+            fs::write(&path, bytes).unwrap();
+
+            let (mut lines, kept) = Lines::resume::<String>(&path, keep).unwrap();
+            prop_assert_eq!(&kept[..], &texts[..whole]);
+            lines.push(&"more").unwrap();
+            let finished = dir.path().join("x.jsonl");
+            lines.finish(&finished).unwrap();
+            let read: Vec<String> = read_lines(&finished).unwrap();
+            let expected: Vec<_> = texts[..whole].iter().cloned().chain(["more".to_owned()]).collect();
+            prop_assert_eq!(read, expected);
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.jsonl");
+        fs::write(&path, "1\n2\nx\n").unwrap();
+        let error = read_lines::<u32>(&path).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("line 3 of `{}` cannot be understood", path.display())), "{error}");
+    }
+}

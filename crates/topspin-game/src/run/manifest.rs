@@ -46,6 +46,10 @@ pub struct Manifest {
     pub seed: u64,
     /// What the run reads.
     pub inputs: Inputs,
+    /// The moment that the chat template is told, in seconds since 1970, if it asks for the date: a run that goes on
+    /// another day keeps the prompts that it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<u64>,
     /// All stages, in order.
     pub stages: Vec<Stage>,
 }
@@ -99,13 +103,14 @@ pub struct Stage {
 
 impl Manifest {
     /// The manifest of a run that begins.
-    pub fn new(seed: u64, inputs: Inputs, stages: impl IntoIterator<Item = String>) -> Self {
+    pub fn new(seed: u64, inputs: Inputs, date: Option<u64>, stages: impl IntoIterator<Item = String>) -> Self {
         let stage = |name| Stage { name, state: State::Pending, files: BTreeMap::new(), figures: Map::new() };
         Self {
             format: FORMAT,
             topspin: env!("CARGO_PKG_VERSION").into(),
             seed,
             inputs,
+            date,
             stages: stages.into_iter().map(stage).collect(),
         }
     }

@@ -7,8 +7,8 @@
 //! config.toml        the resolved configuration
 //! manifest.json      hashes of the inputs, and the state and results of every stage
 //! skipped.jsonl      records that were left out, if any
-//! iter-0/            the supervised model: metrics, evaluation, model
 //! base/              the model as it came: evaluation
+//! iter-0/            the supervised model: metrics, evaluation, model
 //! control-1/ ..      the supervised controls, if there are any: as iter-0
 //! iter-1/            the first iteration
 //!   rollouts.jsonl   one line per sample
@@ -227,6 +227,6 @@ impl<D: Device + Clone> Run<'_, D> {
     fn decoder_of(&self, files: &ModelFiles, for_use: Use) -> Result<Decoder<D>, RunError> {
         let mut parameters = vec![0.0; files.config.layout().len()];
         files.read_parameters(&mut parameters)?;
-        Ok(Decoder::new(self.device.clone(), files.config.clone(), &parameters, self.precision, for_use))
+        Ok(Decoder::new(self.device.clone(), files.config.clone(), parameters, self.precision, for_use))
     }
 }

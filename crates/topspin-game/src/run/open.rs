@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use topspin_files::{Action, FileError};
 use topspin_kernels::device::Device;
 use topspin_kernels::gemm::Precision;
+use topspin_model::chat::ChatTemplate;
 use topspin_model::source::{ModelFiles, ModelSource};
 
 use super::items::Items;
@@ -40,7 +41,7 @@ impl<'a, D: Device + Clone> Run<'a, D> {
             return Err(RunError::NotARun { dir });
         }
 
-        let base = ModelFiles::open(&ModelSource::resolve(&config.model.path)?)?;
+        let mut base = ModelFiles::open(&ModelSource::resolve(&config.model.path)?)?;
         let inputs = inputs(&config, &base)?;
         let manifest = if begun {
             let manifest = Manifest::read(&dir)?;
@@ -49,8 +50,12 @@ impl<'a, D: Device + Clone> Run<'a, D> {
             manifest.check_artefacts(&dir)?;
             manifest
         } else {
-            Manifest::new(config.game.seed, inputs, plan(&config))
+            let date = base.dialect.template().and_then(ChatTemplate::date);
+            Manifest::new(config.game.seed, inputs, date, plan(&config))
         };
+        if let Some(date) = manifest.date {
+            base.dialect = base.dialect.at(date);
+        }
         let items = Items::load(&config, &base.config, &base.dialect)?;
         // Settings that change no artefact may differ from call to call: the file tells the last one's.
         let (path, text) = (dir.join("config.toml"), config.to_toml());

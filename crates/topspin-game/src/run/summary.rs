@@ -69,14 +69,9 @@ impl Summary {
     fn verdict(&self) -> Option<String> {
         let best = self.best()?;
         let figure = self.figure(best)?;
-        let mut verdict = format!(
-            "best: {} (`{}` {:.4}{}), linked as `{}`",
-            best.folder,
-            self.metric,
-            figure.value,
-            interval(figure),
-            self.dir.join("best").display()
-        );
+        let link = self.dir.join("best");
+        let mut verdict =
+            format!("best: {} (`{}` {}), linked as `{}`", best.folder, self.metric, words(figure), link.display());
         let others = || self.rows.iter().filter(|row| row.folder != best.folder);
         let names = |rows: Vec<&Row>| rows.iter().map(|row| row.folder.as_str()).collect::<Vec<_>>().join(", ");
         if figure.low.is_none() && others().next().is_some() {
@@ -96,24 +91,43 @@ impl Summary {
     }
 }
 
+/// Columns of the table behind the metric's own, where the evaluations have them and they tell stages apart.
+const COLUMNS: [&str; 5] =
+    ["nll.per_token", "greedy.exact_match", "sampled.exact_match", "greedy.tokens.mean", "sampled.tokens.mean"];
+
+impl Summary {
+    /// Names of the table's columns: the metric, the same of the other kind of generation, and the usual ones.
+    fn columns(&self) -> Vec<String> {
+        let other = match self.metric.split_once('.') {
+            Some(("greedy", name)) => Some(format!("sampled.{name}")),
+            Some(("sampled", name)) => Some(format!("greedy.{name}")),
+            _ => None,
+        };
+        let values = |name: &str| {
+            let of_row = |row: &Row| row.report.figures.get(name).map(|figure| figure.value);
+            self.rows.iter().filter_map(of_row).collect::<Vec<_>>()
+        };
+        let tells = |name: &String| values(name).windows(2).any(|pair| pair[0] != pair[1]);
+        let mut columns = vec![self.metric.clone()];
+        for name in other.into_iter().chain(COLUMNS.map(String::from)).filter(tells) {
+            if !columns.contains(&name) {
+                columns.push(name);
+            }
+        }
+        columns
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut names = vec![self.metric.as_str()];
-        let usual =
-            ["nll.per_token", "greedy.exact_match", "sampled.exact_match", "greedy.tokens.mean", "sampled.tokens.mean"];
-        let known = |name: &&str| self.rows.iter().any(|row| row.report.figures.contains_key(*name));
-        names.extend(usual.into_iter().filter(known).filter(|&name| name != self.metric));
-        let cell = |row: &Row, name: &str| match row.report.figures.get(name) {
-            Some(figure) => format!("{:.4}{}", figure.value, interval(figure)),
-            None => String::new(),
-        };
-        let mut table =
-            vec![std::iter::once("stage".to_owned()).chain(names.iter().map(|&n| n.into())).collect::<Vec<_>>()];
+        let columns = self.columns();
+        let mut table = vec![std::iter::once("stage".to_owned()).chain(columns.iter().cloned()).collect::<Vec<_>>()];
         for row in &self.rows {
-            table.push(std::iter::once(row.folder.clone()).chain(names.iter().map(|name| cell(row, name))).collect());
+            let cell = |name: &String| row.report.figures.get(name).map(words).unwrap_or_default();
+            table.push(std::iter::once(row.folder.clone()).chain(columns.iter().map(cell)).collect());
         }
         let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<_> = (0..=names.len()).map(width).collect();
+        let widths: Vec<_> = (0..=columns.len()).map(width).collect();
         for row in &table {
             let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
             writeln!(f, "{}", cells.join("  ").trim_end())?;
@@ -135,11 +149,15 @@ pub(super) fn is_within(figure: &Figure, value: f64) -> bool {
     matches!((figure.low, figure.high), (Some(low), Some(high)) if (low..=high).contains(&value))
 }
 
-/// A figure's interval as it is printed behind the value.
-pub(super) fn interval(figure: &Figure) -> String {
+/// A figure with its interval, as it is printed.
+pub(super) fn words(figure: &Figure) -> String {
+    let number = |value: f64| {
+        let digits = if value.abs() < 10.0 { 3 } else { 1 };
+        format!("{value:.digits$}")
+    };
     match (figure.low, figure.high) {
-        (Some(low), Some(high)) => format!(" [{low:.4}, {high:.4}]"),
-        _ => String::new(),
+        (Some(low), Some(high)) => format!("{} [{}, {}]", number(figure.value), number(low), number(high)),
+        _ => number(figure.value),
     }
 }
 

@@ -58,7 +58,7 @@ pub fn params(config: &DecoderConfig, seed: u64) -> Vec<f32> {
 }
 
 pub fn decoder(config: &DecoderConfig, params: &[f32], precision: Precision) -> Decoder<Cpu> {
-    Decoder::new(Cpu::new(), config.clone(), params, precision, Use::ForwardAndBackward)
+    Decoder::new(Cpu::new(), config.clone(), params.to_vec(), precision, Use::ForwardAndBackward)
 }
 
 pub fn settings(rule: Rule, batch_tokens: usize) -> TrainSettings {

@@ -107,15 +107,13 @@ impl<D: Device> Decoder<D> {
     ///
     /// # Panics
     /// If `params` has another length than the layout.
-    pub fn new(device: D, config: DecoderConfig, params: &[f32], precision: Precision, for_use: Use) -> Self {
+    pub fn new(device: D, config: DecoderConfig, params: Vec<f32>, precision: Precision, for_use: Use) -> Self {
         let len = config.layout().len();
         assert_eq!(params.len(), len, "the parameters must fill the arena");
-        let mut arena = device.alloc(len);
-        device.write(arena.head_mut(len), params);
-
+        let params = device.upload(params);
         let ranges = Ranges::new(&config);
         let (d, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
-        let weight = |range: &Range<usize>, n, k| device.weight(precision, arena.part(range.clone()), n, k, for_use);
+        let weight = |range: &Range<usize>, n, k| device.weight(precision, params.part(range.clone()), n, k, for_use);
         let layers = ranges
             .layers
             .iter()
@@ -128,10 +126,8 @@ impl<D: Device> Decoder<D> {
             .collect();
         let head = weight(&ranges.head, config.vocab_size, d);
 
-        let table = rope_table(&config);
-        let mut rope = device.alloc(table.len());
-        device.write(rope.head_mut(table.len()), &table);
-        Self { device, precision, ranges, params: arena, layers, head, rope, config }
+        let rope = device.upload(rope_table(&config));
+        Self { device, precision, ranges, params, layers, head, rope, config }
     }
 
     /// The device.

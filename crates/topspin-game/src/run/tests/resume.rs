@@ -1,5 +1,6 @@
 //! A run that was stopped, however often, ends with the same bytes as one that was not.
 
+use topspin_model::chat::ChatTemplate;
 use topspin_model::source::{ModelFiles, ModelSource};
 
 use super::*;
@@ -120,6 +121,86 @@ impl Observer for StopAtNextStage<'_> {
     fn end(&mut self) {}
     fn say(&mut self, _: &str) {}
     fn warn(&mut self, _: &str) {}
+}
+
+/// Stops in a stage after some steps of it.
+struct StopIn<'a> {
+    stage: &'a str,
+    steps: usize,
+    inside: bool,
+    stop: &'a AtomicBool,
+}
+
+impl Observer for StopIn<'_> {
+    fn begin(&mut self, stage: &str, _: &'static str, _: usize, _: usize) {
+        self.inside = stage == self.stage;
+    }
+
+    fn advance(&mut self, done: usize, _: &str) {
+        if self.inside && done >= self.steps {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn end(&mut self) {}
+    fn say(&mut self, _: &str) {}
+    fn warn(&mut self, _: &str) {}
+}
+
+#[test]
+fn a_state_without_its_metrics_is_named() {
+    let fixture = Fixture::new();
+    let config = fixture.config("out", &["train.checkpoint_every=1"]);
+    let partial = fixture.path("out/iter-1/metrics.partial.jsonl");
+    let stop = AtomicBool::new(false);
+    let ended = play(&config, &mut StopIn { stage: "iter-1/train", steps: 2, inside: false, stop: &stop }, &stop);
+    assert!(matches!(ended, Err(RunError::Stopped { .. })), "{ended:?}");
+    fs::write(&partial, "").unwrap();
+    let error = fixture.play("out", &["train.checkpoint_every=1"]).unwrap_err().to_string();
+    let state = fixture.path("out/iter-1/state.bin");
+    assert_eq!(
+        error,
+        format!(
+            "`{partial}` lacks steps that the training state `{state}` has behind it; remove both, and the stage starts \
+             over"
+        )
+    );
+    fs::remove_file(state).unwrap();
+    fixture.play("out", &[]).unwrap();
+    fixture.play("whole", &[]).unwrap();
+    assert_same(&fixture.path("whole"), &fixture.path("out"));
+}
+
+/// A chat template may print the date: on another day the prompts must be those that the run began with.
+#[test]
+fn the_date_of_the_beginning_stays() {
+    let fixture = Fixture::new();
+    let source = ModelSource::Folder(fixture.path("model").into());
+    let model = ModelFiles::open(&source).unwrap();
+    let mut parameters = vec![0.0; model.config.layout().len()];
+    model.read_parameters(&mut parameters).unwrap();
+    let template = "{{ messages[0].content }}{{ 'a' if strftime_now('%Y') == '1970' else 'b' }}";
+    let tokenizer = model.dialect.tokenizer().clone();
+    let template = ChatTemplate::new(Path::new("template"), template, &tokenizer).unwrap();
+    let dialect = Dialect::new(tokenizer, Some(template));
+    save_folder(Path::new(source.path()), &model.config, &parameters, SaveDtype::F32, &dialect).unwrap();
+
+    let stop = AtomicBool::new(false);
+    let config = fixture.config("out", &[]);
+    let ended = play(&config, &mut StopIn { stage: "iter-0/train", steps: 1, inside: false, stop: &stop }, &stop);
+    assert!(matches!(ended, Err(RunError::Stopped { .. })), "{ended:?}");
+    let mut manifest = Manifest::read(Path::new(&fixture.path("out"))).unwrap();
+    assert!(manifest.date.unwrap() > 1_700_000_000, "{:?}", manifest.date);
+    manifest.date = Some(1_000);
+    manifest.write(Path::new(&fixture.path("out"))).unwrap();
+    fixture.play("out", &[]).unwrap();
+
+    let in_1970 = dialect.tokenizer().encode("a").unwrap()[0];
+    let pairs = fs::read_to_string(fixture.path("out/iter-1/pairs.jsonl")).unwrap();
+    for pair in pairs.lines() {
+        let pair: Value = serde_json::from_str(pair).unwrap();
+        assert_eq!(pair["prompt"].as_array().unwrap().last().unwrap().as_u64(), Some(in_1970.into()));
+    }
 }
 
 #[test]
