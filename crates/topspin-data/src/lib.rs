@@ -19,4 +19,4 @@ mod read;
 
 pub use dataset::{Dataset, Message, Record};
 pub use error::{DataError, Fault};
-pub use read::{Need, read_records};
+pub use read::{Need, parse_records, read_records};

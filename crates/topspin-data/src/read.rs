@@ -25,13 +25,17 @@ pub enum Need {
 /// [`DataError::File`] if the file cannot be read, [`DataError::Empty`] if it holds no record, and
 /// [`DataError::Record`] for the first record that cannot be used.
 pub fn read_records(path: &Path, need: Need) -> Result<Dataset, DataError> {
-    let mut file = topspin_files::open(path)?;
+    parse_records(topspin_files::open(path)?, path, need)
+}
+
+/// [`read_records`] of what `lines` holds; `path` is only named in errors.
+pub fn parse_records(mut lines: impl BufRead, path: &Path, need: Need) -> Result<Dataset, DataError> {
     let mut records = Vec::new();
     let mut first_with_id: HashMap<String, usize> = HashMap::new();
     let (mut bytes, mut line) = (Vec::new(), 0);
     loop {
         bytes.clear();
-        if file.read_until(b'\n', &mut bytes).map_err(|e| FileError::new(Action::Read, path, e))? == 0 {
+        if lines.read_until(b'\n', &mut bytes).map_err(|e| FileError::new(Action::Read, path, e))? == 0 {
             break;
         }
         line += 1;

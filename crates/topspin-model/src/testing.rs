@@ -24,6 +24,23 @@ prop_compose! {
     }
 }
 
+/// One small configuration.
+pub(crate) fn small_config(vocab_size: usize) -> DecoderConfig {
+    DecoderConfig {
+        vocab_size,
+        hidden_size: 8,
+        intermediate_size: 6,
+        num_layers: 1,
+        num_heads: 2,
+        num_kv_heads: 1,
+        head_dim: 4,
+        rms_norm_eps: 1e-5,
+        rope_theta: 1e4,
+        max_positions: 16,
+        tie_word_embeddings: true,
+    }
+}
+
 /// Values of both signs and many magnitudes, never zero.
 pub(crate) fn random_parameters(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;

@@ -50,7 +50,7 @@ pub enum Dtype {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Files")]
 pub struct FileFlags {
-    /// Lines of JSON to read
+    /// Lines of JSON to read; `-` is stdin
     #[arg(short, long, value_name = "FILE")]
     pub input: PathBuf,
     /// Where to write, in the order of the input; `-` is stdout

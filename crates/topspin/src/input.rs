@@ -2,9 +2,10 @@
 //! it holds.
 
 use std::collections::HashMap;
+use std::io::{Read, stdin};
 use std::path::Path;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use topspin_data::{DataError, Fault, Need, Record};
@@ -22,15 +23,21 @@ pub struct Line {
     pub prompt: Vec<u32>,
 }
 
-/// Reads all records of a file and tokenizes their prompts.
+/// Reads all records of a file, or of stdin for `-`, and tokenizes their prompts.
 pub fn read(path: &Path, need: Need, limit: Option<usize>, dialect: &Dialect) -> anyhow::Result<Vec<Line>> {
-    let records = topspin_data::read_records(path, need)?.records;
+    let bytes = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        stdin().lock().read_to_end(&mut bytes).context("cannot read stdin")?;
+        bytes
+    } else {
+        topspin_files::read(path)?
+    };
+    let records = topspin_data::parse_records(&bytes[..], path, need)?.records;
     // Once more for the fields that a record does not hold: they belong into the output.
-    let text = topspin_files::read_to_string(path)?;
-    let lines: Vec<&str> = text.split('\n').collect();
+    let lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
     let line = |record: Record| {
-        let text = lines.get(record.line - 1).copied().unwrap_or_default();
-        let object = serde_json::from_str(text.trim_start_matches('\u{feff}'))?;
+        let line = lines[record.line - 1];
+        let object = serde_json::from_slice(line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line))?;
         let messages: Vec<Message> = record.messages.iter().map(|m| Message::new(&m.role, &m.content)).collect();
         let prompt = dialect.encode_prompt(&messages).map_err(|e| at(path, &record, e))?;
         Ok(Line { object, record, prompt })

@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 use super::*;
 use crate::config::DecoderConfig;
 use crate::dialect::Dialect;
-use crate::testing::{random_parameters, tiny_config};
+use crate::testing::{random_parameters, small_config, tiny_config};
 use crate::tokenizer::Tokenizer;
 
 /// A tensor of a hand-made file: name, type, shape, bytes.
@@ -199,19 +199,7 @@ proptest! {
 
 #[test]
 fn the_same_model_gives_the_same_bytes() {
-    let config = DecoderConfig {
-        vocab_size: 6,
-        hidden_size: 8,
-        intermediate_size: 6,
-        num_layers: 2,
-        num_heads: 2,
-        num_kv_heads: 1,
-        head_dim: 4,
-        rms_norm_eps: 1e-5,
-        rope_theta: 1e4,
-        max_positions: 16,
-        tie_word_embeddings: false,
-    };
+    let config = DecoderConfig { num_layers: 2, tie_word_embeddings: false, ..small_config(6) };
     let parameters = random_parameters(config.layout().len(), 5);
     let save = || {
         let dir = tempfile::tempdir().unwrap();

@@ -194,7 +194,7 @@ mod tests {
     use super::super::GgmlType;
     use super::super::testing::{Writer, llama_keys};
     use super::*;
-    use crate::testing::{random_parameters, tiny_config};
+    use crate::testing::{random_parameters, small_config, tiny_config};
 
     fn write(dir: &Path, writer: Writer) -> PathBuf {
         let path = dir.join("m.gguf");
@@ -249,19 +249,7 @@ mod tests {
 
     #[test]
     fn names_what_does_not_fit() {
-        let config = DecoderConfig {
-            vocab_size: 5,
-            hidden_size: 8,
-            intermediate_size: 6,
-            num_layers: 1,
-            num_heads: 2,
-            num_kv_heads: 1,
-            head_dim: 4,
-            rms_norm_eps: 1e-5,
-            rope_theta: 1e4,
-            max_positions: 16,
-            tie_word_embeddings: true,
-        };
+        let config = small_config(5);
         let parameters = random_parameters(config.layout().len(), 1);
         let dir = tempfile::tempdir().unwrap();
         let open = |writer: Writer| Gguf::open(&write(dir.path(), writer)).unwrap();

@@ -9,7 +9,7 @@ use crate::checkpoint::{SaveDtype, save_folder};
 use crate::config::DecoderConfig;
 use crate::dialect::Dialect;
 use crate::source::{ModelFiles, ModelSource};
-use crate::testing::random_parameters;
+use crate::testing::{random_parameters, small_config};
 use crate::tokenizer::Tokenizer;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -76,19 +76,7 @@ fn answer(mut stream: TcpStream, files: &HashMap<String, Vec<u8>>, log: &Mutex<V
 
 /// The files of a small saved model.
 fn model() -> (HashMap<String, Vec<u8>>, Vec<f32>) {
-    let config = DecoderConfig {
-        vocab_size: 6,
-        hidden_size: 8,
-        intermediate_size: 6,
-        num_layers: 1,
-        num_heads: 2,
-        num_kv_heads: 1,
-        head_dim: 4,
-        rms_norm_eps: 1e-5,
-        rope_theta: 1e4,
-        max_positions: 16,
-        tie_word_embeddings: true,
-    };
+    let config = small_config(6);
     let parameters = random_parameters(config.layout().len(), 11);
     let dir = tempfile::tempdir().unwrap();
     let dialect = Dialect::new(Tokenizer::from_characters("abc"), None);

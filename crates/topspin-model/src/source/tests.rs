@@ -6,7 +6,7 @@ use super::*;
 use crate::chat::Message;
 use crate::checkpoint::{SaveDtype, save_folder};
 use crate::gguf::testing::{byte_vocabulary_keys, llama_keys};
-use crate::testing::{byte_tokenizer, random_parameters, tiny_config};
+use crate::testing::{byte_tokenizer, random_parameters, small_config, tiny_config};
 
 const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>\n{% endfor %}";
 
@@ -20,22 +20,6 @@ fn saved(mut config: DecoderConfig, seed: u64) -> (tempfile::TempDir, DecoderCon
     let dialect = Dialect::new(tokenizer, Some(template));
     save_folder(dir.path(), &config, &parameters, SaveDtype::F32, &dialect).unwrap();
     (dir, config, parameters)
-}
-
-fn small() -> DecoderConfig {
-    DecoderConfig {
-        vocab_size: 1,
-        hidden_size: 8,
-        intermediate_size: 6,
-        num_layers: 1,
-        num_heads: 2,
-        num_kv_heads: 1,
-        head_dim: 4,
-        rms_norm_eps: 1e-5,
-        rope_theta: 1e4,
-        max_positions: 16,
-        tie_word_embeddings: true,
-    }
 }
 
 fn open(dir: &Path) -> Result<ModelFiles, ModelError> {
@@ -87,7 +71,7 @@ proptest! {
 
     #[test]
     fn a_damaged_folder_never_panics(at in any::<prop::sample::Index>(), bit in 0_u8..8, file in 0..4_usize) {
-        let (dir, ..) = saved(small(), 4);
+        let (dir, ..) = saved(small_config(1), 4);
         let names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
         let path = dir.path().join(names[file]);
         let mut bytes = fs::read(&path).unwrap();
@@ -106,9 +90,9 @@ fn models_can_be_shared_between_threads() {
 
 #[test]
 fn a_fingerprint_follows_the_contents() {
-    let (one, ..) = saved(small(), 1);
-    let (same, ..) = saved(small(), 1);
-    let (other, ..) = saved(small(), 2);
+    let (one, ..) = saved(small_config(1), 1);
+    let (same, ..) = saved(small_config(1), 1);
+    let (other, ..) = saved(small_config(1), 2);
     let print = |dir: &tempfile::TempDir| open(dir.path()).unwrap().fingerprint().unwrap();
     assert_eq!(print(&one).len(), 64);
     assert_eq!(print(&one), print(&same));
@@ -119,7 +103,7 @@ fn a_fingerprint_follows_the_contents() {
 
 /// A GGUF file of a small model, and what it holds.
 fn gguf_file() -> (Vec<u8>, DecoderConfig, Vec<f32>) {
-    let mut config = small();
+    let mut config = small_config(1);
     config.vocab_size = 261;
     let mut writer = byte_vocabulary_keys(llama_keys(&config));
     let names = [
@@ -182,7 +166,7 @@ fn names_what_is_wrong() {
         assert_eq!(resolve(spec), expected);
     }
 
-    let (dir, ..) = saved(small(), 1);
+    let (dir, ..) = saved(small_config(1), 1);
     let error = |dir: &tempfile::TempDir| {
         open(dir.path()).unwrap_err().to_string().replace(&dir.path().display().to_string(), "DIR")
     };
@@ -200,7 +184,7 @@ fn names_what_is_wrong() {
         "`DIR` is not a model: it is a folder without `config.json`; name a folder in the Hugging Face layout";
     assert_eq!(error(&dir), expected);
 
-    let (dir, ..) = saved(small(), 1);
+    let (dir, ..) = saved(small_config(1), 1);
     let path = dir.path().join("config.json");
     let text = fs::read_to_string(&path).unwrap();
     // No arena of that size may be asked for before the files are looked at.
@@ -212,7 +196,7 @@ fn names_what_is_wrong() {
     fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
     assert!(error(&dir).starts_with("cannot use the tokenizer in `DIR`: it has no `tokenizer.json`"));
 
-    let mut config = small();
+    let mut config = small_config(1);
     config.vocab_size = 5;
     let dir = tempfile::tempdir().unwrap();
     let parameters = random_parameters(config.layout().len(), 1);
