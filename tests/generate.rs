@@ -1,7 +1,5 @@
 //! `topspin generate` and `topspin score`: the fixed interfaces, and the numbers of the two against each other.
 
-use std::fs::File;
-
 use serde_json::{Value, json};
 
 use crate::harness::{CONTEXT, Sandbox};
@@ -130,7 +128,7 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 
     let mut piped = sandbox.topspin(&["-q", "generate", "--model", "model", "--input", "-"]);
-    piped.stdin(File::open(sandbox.path("in.jsonl")).unwrap());
+    piped.write_stdin(sandbox.read("in.jsonl"));
     let output = piped.args(["--greedy", "--max-new-tokens", "4"]).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), sandbox.read("out.jsonl"));
 }
