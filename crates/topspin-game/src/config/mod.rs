@@ -215,7 +215,8 @@ pub enum OptimizerKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
-    /// The optimizer of self-play. RMSprop, as SPIN: it needs a moment less.
+    /// The optimizer of self-play. RMSprop, as SPIN: it needs a moment less. Its moment starts at 0, uncorrected, so that
+    /// early steps are up to ten times as long: with fewer than some hundred steps to an iteration take AdamW.
     pub optimizer: OptimizerKind,
     /// Peak learning rate of self-play. A tenth of the supervised one, as the policy is to stay near its opponent.
     pub lr: PerIteration<f64>,

@@ -7,6 +7,7 @@ use super::pairs::PairFigures;
 use super::summary::{better, is_within, words};
 use super::train::TrainFigures;
 use super::{Run, RunError};
+use crate::objective::Objective;
 
 /// Nats a token by which the log-probability of real responses may fall. It falls a little where the model gives up
 /// mass to answers that the data lacks; where an iteration collapsed it fell by 0.15 (docs/method.md).
@@ -24,7 +25,8 @@ impl<D: Device + Clone> Run<'_, D> {
         let name = format!("iter-{k}");
         let pairs: PairFigures = self.figures_of(&format!("{name}/pairs"))?;
         let train: TrainFigures = self.figures_of(&format!("{name}/train"))?;
-        let mut warnings = warnings(&pairs, &train);
+        let objective = *self.config.game.objective.at(k - 1).expect("lists have a value for each iteration");
+        let mut warnings = warnings(&pairs, &train, objective);
         let (best, goal) = (&self.config.eval.best, self.config.eval.goal);
         let (before, after) = (self.report(&format!("iter-{}", k - 1))?, self.report(&name)?);
         if let (Some(before), Some(after)) = (before.figures.get(best), after.figures.get(best))
@@ -54,8 +56,17 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 }
 
-fn warnings(pairs: &PairFigures, train: &TrainFigures) -> Vec<String> {
+fn warnings(pairs: &PairFigures, train: &TrainFigures, objective: Objective) -> Vec<String> {
     let mut warnings = Vec::new();
+    let start = objective.pair(1.0, 0.0, 0.0).loss;
+    if let Some(loss) = train.loss
+        && loss > start
+    {
+        warnings.push(format!(
+            "the loss ended at {loss:.2}, above the {start:.2} that it began with: the steps follow the noise of single \
+             samples; a smaller `train.lr`, or more `game.samples` and `train.batch_pairs`, lessen it"
+        ));
+    }
     if let Some(change) = train.real_change
         && change < -REAL_FALL * pairs.real.mean_tokens
     {
@@ -124,8 +135,8 @@ mod tests {
     #[test]
     fn what_is_healthy_is_not_warned_of() {
         let (pairs, train) = healthy();
-        assert_eq!(warnings(&pairs, &train), Vec::<String>::new());
-        assert_eq!(warnings(&pairs, &TrainFigures::default()), Vec::<String>::new());
+        assert_eq!(warnings(&pairs, &train, Objective::Logistic), Vec::<String>::new());
+        assert_eq!(warnings(&pairs, &TrainFigures::default(), Objective::Logistic), Vec::<String>::new());
     }
 
     #[test]
@@ -133,10 +144,12 @@ mod tests {
         let warned = |change: &dyn Fn(&mut PairFigures, &mut TrainFigures)| {
             let (mut pairs, mut train) = healthy();
             change(&mut pairs, &mut train);
-            let mut warnings = warnings(&pairs, &train);
+            let mut warnings = warnings(&pairs, &train, Objective::Logistic);
             assert_eq!(warnings.len(), 1, "{warnings:?}");
             warnings.remove(0)
         };
+        let noisy = warned(&|_, train| train.loss = Some(0.91));
+        assert!(noisy.starts_with("the loss ended at 0.91, above the 0.69 that it began with"), "{noisy}");
         // The collapse of the second iteration that the method's page tells of.
         let fell = warned(&|_, train| train.real_change = Some(-5.6));
         assert!(fell.starts_with("the log-probability of real responses fell by 5.60 nats (0.15 a token)"), "{fell}");
