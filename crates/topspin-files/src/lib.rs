@@ -64,7 +64,15 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 #[derive(Debug)]
 #[must_use = "the folder is released when the lock is dropped"]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Unlocks outright: closing the file would not do while a child process that is just being started has it too.
+    fn drop(&mut self) {
+        // Where this fails, the end of the process unlocks.
+        let _ = self.file.unlock();
+    }
 }
 
 /// Takes the advisory lock of a folder, the file `.lock` in it, without waiting.
@@ -80,7 +88,7 @@ pub fn lock(dir: &Path) -> Result<Lock, FileError> {
         .open(&path)
         .map_err(|e| FileError::new(Action::Lock, &path, e))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock { _file: file }),
+        Ok(()) => Ok(Lock { file }),
         Err(TryLockError::WouldBlock) => Err(FileError::InUse { dir: dir.into() }),
         Err(TryLockError::Error(e)) => Err(FileError::new(Action::Lock, &path, e)),
     }

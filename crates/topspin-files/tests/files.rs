@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
+use std::process::Command;
 
 use tempfile::tempdir;
 use topspin_files::{Action, FileError, write_atomic, write_dir_atomic};
@@ -129,6 +130,18 @@ fn a_folder_is_replaced_whole_or_left() {
     let error = write_dir_atomic(&file, fill(&["a"])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert_eq!(fs::read(&file).unwrap(), b"mine");
+}
+
+/// A child process has all open files until it becomes its program; the lock must not wait for that.
+#[test]
+fn a_lock_ends_although_children_are_being_started() {
+    let dir = tempdir().unwrap();
+    let children =
+        std::thread::spawn(|| (0..300).for_each(|_| assert!(Command::new("true").status().unwrap().success())));
+    while !children.is_finished() {
+        drop(topspin_files::lock(dir.path()).unwrap());
+    }
+    children.join().unwrap();
 }
 
 #[test]

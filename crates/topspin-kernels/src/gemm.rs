@@ -47,7 +47,7 @@ pub struct Weight {
     n: usize,
     k: usize,
     /// Panels of 16 rows of the matrix.
-    forward: Vec<u32>,
+    forward: Option<Vec<u32>>,
     /// Panels of 16 columns of the matrix.
     backward: Option<Vec<u32>>,
 }
@@ -55,18 +55,23 @@ pub struct Weight {
 impl Weight {
     /// Lays out `w[n,k]` for products in `precision` with the instructions of `level`.
     ///
-    /// `for_use` decides about speed alone: every weight can take part in every product. In bf16, panels for the
-    /// backward product are kept if that is used (2 bytes a weight). In f32 they never are: packing them on the way
-    /// costs a few per cent of a product over a training batch, keeping them 4 bytes a weight.
+    /// `for_use` decides about speed and memory alone: every weight can take part in every product. For generation the
+    /// forward's panels are kept. For training, bf16 keeps both products' panels (4 bytes a weight in all), f32 none:
+    /// packing on the way costs a few per cent of a product over a training batch, keeping 8 bytes a weight.
     ///
     /// # Panics
     /// If `n` or `k` is 0, if `w` has another length than `n * k`, or if the level is not available.
     pub fn prepare(level: Level, precision: Precision, w: &[f32], n: usize, k: usize, for_use: Use) -> Self {
         assert!(n > 0 && k > 0, "weights of shape [{n}, {k}]");
         let panels = |lines: usize, depth| vec![0; lines.next_multiple_of(LANES) * steps(precision, depth)];
-        let keeps_backward = precision == Precision::Bf16 && for_use == Use::ForwardAndBackward;
+        let (keeps_forward, keeps_backward) = match (for_use, precision) {
+            (Use::Forward, _) => (true, false),
+            (Use::ForwardAndBackward, Precision::Bf16) => (true, true),
+            (Use::ForwardAndBackward, Precision::F32) => (false, false),
+        };
+        let forward = keeps_forward.then(|| panels(n, k));
         let backward = keeps_backward.then(|| panels(k, n));
-        let mut weight = Self { level: level.verified(), precision, n, k, forward: panels(n, k), backward };
+        let mut weight = Self { level: level.verified(), precision, n, k, forward, backward };
         weight.update(w);
         weight
     }
@@ -78,21 +83,27 @@ impl Weight {
     pub fn update(&mut self, w: &[f32]) {
         let Self { level, precision, n, k, .. } = *self;
         assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-        pack_panels(level, precision, &mut self.forward, Operand::rows(w, n, k), 0..steps(precision, k));
+        if let Some(forward) = &mut self.forward {
+            pack_panels(level, precision, forward, Operand::rows(w, n, k), 0..steps(precision, k));
+        }
         if let Some(backward) = &mut self.backward {
             pack_panels(level, precision, backward, Operand::columns(w, k, n), 0..steps(precision, n));
         }
     }
 }
 
-/// `y[m,n] = x[m,k] · wᵀ`, or `+=` when `accumulate`.
+/// `y[m,n] = x[m,k] · wᵀ`, or `+=` when `accumulate`. `w` are the weights that `weight` was last updated with.
 ///
 /// # Panics
-/// If the lengths of `y` and `x` do not fit the weights or each other.
-pub fn linear_forward(y: &mut [f32], x: &[f32], weight: &Weight, accumulate: bool) {
+/// If the lengths of `y`, `x` and `w` do not fit the weights or each other.
+pub fn linear_forward(y: &mut [f32], x: &[f32], w: &[f32], weight: &Weight, accumulate: bool) {
     let Weight { level, precision, n, k, .. } = *weight;
-    let rows = Operand::rows(x, row_count(x, k), k);
-    product(level, precision, y, rows, Panels::Packed(&weight.forward), n, accumulate);
+    assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
+    let panels = match &weight.forward {
+        Some(forward) => Panels::Packed(forward),
+        None => Panels::Plain(Operand::rows(w, n, k)),
+    };
+    product(level, precision, y, Operand::rows(x, row_count(x, k), k), panels, n, accumulate);
 }
 
 /// `dx[m,k] = dy[m,n] · w`, or `+=` when `accumulate`. `w` are the weights that `weight` was last updated with.

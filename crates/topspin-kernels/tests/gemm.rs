@@ -62,7 +62,7 @@ fn check_all(m: usize, n: usize, k: usize, seed: u64, accumulate: bool) {
             for for_use in [Use::Forward, Use::ForwardAndBackward] {
                 let weight = Weight::prepare(level, precision, &w, n, k, for_use);
                 let mut y = y0.clone();
-                linear_forward(&mut y, &x, &weight, accumulate);
+                linear_forward(&mut y, &x, &w, &weight, accumulate);
                 let before = accumulate.then_some(&y0[..]);
                 check(&what("forward"), &y, before, [m, n, k], |i, d| xs[i * k + d], |j, d| ws[j * k + d]);
 
@@ -79,27 +79,29 @@ fn check_all(m: usize, n: usize, k: usize, seed: u64, accumulate: bool) {
     }
 }
 
-/// Checks that rows computed alone, in other company, in another order and by other numbers of threads are the same
-/// bits, and that weight gradients are the same bits for every number of threads.
+/// Checks that rows computed alone, in other company, in another order, with weights laid out for training and by other
+/// numbers of threads are the same bits, and that weight gradients are the same bits for every number of threads.
 fn check_invariance(m: usize, n: usize, k: usize, seed: u64, levels: &[Level]) {
     let (x, w, dy) = (random(m * k, seed), random(n * k, seed + 1), random(m * n, seed + 2));
     let pools = [1, 2, 5].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
     for &level in levels {
         for precision in PRECISIONS {
-            let weight = Weight::prepare(level, precision, &w, n, k, Use::ForwardAndBackward);
-            let forward = |x: &[f32], rows: usize| {
+            let [weight, in_training] = [Use::Forward, Use::ForwardAndBackward]
+                .map(|for_use| Weight::prepare(level, precision, &w, n, k, for_use));
+            let by = |weight: &Weight, x: &[f32], rows: usize| {
                 let mut y = vec![f32::NAN; rows * n];
-                linear_forward(&mut y, x, &weight, false);
+                linear_forward(&mut y, x, &w, weight, false);
                 y
             };
+            let forward = |x: &[f32], rows: usize| by(&weight, x, rows);
             let backward = |dy: &[f32], rows: usize| {
                 let mut dx = vec![f32::NAN; rows * k];
-                linear_backward_input(&mut dx, dy, &w, &weight, false);
+                linear_backward_input(&mut dx, dy, &w, &in_training, false);
                 dx
             };
             let gradient = || {
                 let mut dw = random(n * k, seed + 3);
-                linear_backward_weight(&mut dw, &dy, &x, &weight);
+                linear_backward_weight(&mut dw, &dy, &x, &in_training);
                 dw
             };
             let (y, dx, dw) = pools[0].install(|| (forward(&x, m), backward(&dy, m), gradient()));
@@ -107,6 +109,8 @@ fn check_invariance(m: usize, n: usize, k: usize, seed: u64, levels: &[Level]) {
                 let (again_y, again_dx, again_dw) = pool.install(|| (forward(&x, m), backward(&dy, m), gradient()));
                 let what = format!("{precision:?}, {level}, {} threads", pool.current_num_threads());
                 assert!(bits(&y) == bits(&again_y), "forward, {what}");
+                let trained = pool.install(|| by(&in_training, &x, m));
+                assert!(bits(&y) == bits(&trained), "forward in training, {what}");
                 assert!(bits(&dx) == bits(&again_dx), "input, {what}");
                 assert!(bits(&dw) == bits(&again_dw), "weight, {what}");
                 // Subsets that start anywhere, in reverse order.
@@ -158,7 +162,7 @@ fn bf16_is_the_same_bits_at_every_level() {
         let all = |level: Level| {
             let weight = Weight::prepare(level, Precision::Bf16, &w, n, k, Use::ForwardAndBackward);
             let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
-            linear_forward(&mut y, &x, &weight, false);
+            linear_forward(&mut y, &x, &w, &weight, false);
             linear_backward_input(&mut dx, &dy, &w, &weight, false);
             linear_backward_weight(&mut dw, &dy, &x, &weight);
             [y, dx, dw].map(|result| bits(&result))
@@ -195,12 +199,12 @@ fn update_forgets_the_old_weights() {
     let (old, new, x) = (random(n * k, 1), random(n * k, 2), random(3 * k, 3));
     for precision in PRECISIONS {
         let level = Level::detect();
-        let mut updated = Weight::prepare(level, precision, &old, n, k, Use::ForwardAndBackward);
+        let mut updated = Weight::prepare(level, precision, &old, n, k, Use::Forward);
         updated.update(&new);
-        let fresh = Weight::prepare(level, precision, &new, n, k, Use::ForwardAndBackward);
+        let fresh = Weight::prepare(level, precision, &new, n, k, Use::Forward);
         let forward = |weight: &Weight| {
             let mut y = vec![0.0; 3 * n];
-            linear_forward(&mut y, &x, weight, false);
+            linear_forward(&mut y, &x, &new, weight, false);
             bits(&y)
         };
         assert_eq!(forward(&updated), forward(&fresh));

@@ -39,7 +39,7 @@ fn main() {
 /// One line of the table for each number of rows.
 fn rates(k: usize, n: usize, parallelism: Parallelism) {
     let w = values(n * k, 2);
-    let weight = Weight::prepare(Level::detect(), Precision::F32, &w, n, k, Use::ForwardAndBackward);
+    let weight = Weight::prepare(Level::detect(), Precision::F32, &w, n, k, Use::Forward);
     for m in ROWS.into_iter().filter(|m| m * n < 1 << 26) {
         let (x, dy) = (values(m * k, 1), values(m * n, 3));
         let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
@@ -49,7 +49,7 @@ fn rates(k: usize, n: usize, parallelism: Parallelism) {
             row += &format!(" {ours:.1} / {theirs:.1} = {:.2} |", ours / theirs);
         };
         let mut own = y.clone();
-        add(&mut || linear_forward(&mut own, &x, &weight, false), &mut || {
+        add(&mut || linear_forward(&mut own, &x, &w, &weight, false), &mut || {
             let (x, w) = (MatRef::from_row_major(&x, m, k), MatRef::new(&w, k, n, 1, k as isize));
             gemm(1.0, x, w, 0.0, MatMut::from_row_major(&mut y, m, n), parallelism);
         });

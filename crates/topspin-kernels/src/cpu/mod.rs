@@ -138,8 +138,8 @@ impl Device for Cpu {
         weight.update(w.get());
     }
 
-    fn linear_forward(&self, y: Out<Memory>, x: In<Memory>, _w: In<Memory>, weight: &Weight, accumulate: bool) {
-        gemm::linear_forward(y.get(), x.get(), weight, accumulate);
+    fn linear_forward(&self, y: Out<Memory>, x: In<Memory>, w: In<Memory>, weight: &Weight, accumulate: bool) {
+        gemm::linear_forward(y.get(), x.get(), w.get(), weight, accumulate);
     }
 
     fn linear_backward_input(&self, dx: Out<Memory>, dy: In<Memory>, w: In<Memory>, weight: &Weight, accumulate: bool) {
