@@ -4,6 +4,8 @@
 //! responses come out of sampling, those of real ones from one scoring pass, and both stand here with the tokens.
 //! Token ids are what was sampled and what is trained on; text is never tokenized a second time.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use topspin_rollout::Finish;
 
@@ -67,6 +69,18 @@ pub fn all_pairs(trees: &[Tree]) -> Vec<Pair> {
     let of_tree =
         |(at, tree): (usize, &Tree)| (0..tree.generated.len()).map(move |generated| Pair { tree: at, generated });
     trees.iter().enumerate().flat_map(of_tree).collect()
+}
+
+/// Where in [`all_pairs`] of the same trees those stand that belong together: neighbours of one tree, `most` at a time.
+pub fn siblings(trees: &[Tree], most: usize) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let mut end = 0;
+    for tree in trees {
+        let start = end;
+        end += tree.generated.len();
+        groups.extend((start..end).step_by(most).map(|at| at..end.min(at + most)));
+    }
+    groups
 }
 
 /// Removes pairs whose two responses have the same tokens, and trees left without a pair. Returns how many pairs went.
@@ -137,6 +151,22 @@ mod tests {
             prop_assert_eq!(identical(&mixed), 0);
             prop_assert_eq!(all_pairs(&mixed).len(), all - same);
             prop_assert!(mixed.iter().all(|tree| !tree.generated.is_empty()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn siblings_are_of_one_tree_and_as_many_as_may_be(trees in trees(), most in 1..5usize) {
+            let pairs = all_pairs(&trees);
+            let groups = siblings(&trees, most);
+            prop_assert_eq!(groups.iter().cloned().flatten().collect::<Vec<_>>(), (0..pairs.len()).collect::<Vec<_>>());
+            for group in &groups {
+                prop_assert!((1..=most).contains(&group.len()));
+                let tree = pairs[group.start].tree;
+                prop_assert!(pairs[group.clone()].iter().all(|pair| pair.tree == tree));
+                let last_of_tree = pairs.get(group.end).is_none_or(|next| next.tree != tree);
+                prop_assert!(group.len() == most || last_of_tree);
+            }
         }
     }
 

@@ -89,11 +89,14 @@ pub enum PerIteration<T> {
 }
 
 impl<T> PerIteration<T> {
-    /// The value of an iteration, counted from 0; nothing where a list is shorter.
-    pub fn at(&self, iteration: usize) -> Option<&T> {
+    /// The value of an iteration, counted from 1.
+    ///
+    /// # Panics
+    /// If a list is shorter. Those of a configuration have a value for each iteration: reading it checks that.
+    pub fn of(&self, iteration: usize) -> &T {
         match self {
-            Self::One(value) => Some(value),
-            Self::Each(values) => values.get(iteration),
+            Self::One(value) => value,
+            Self::Each(values) => &values[iteration - 1],
         }
     }
 
@@ -159,10 +162,10 @@ mod tests {
         let read = |text: &str| toml::from_str::<Settings>(text).unwrap();
         let one = read("beta = 1\nwarmup.share = 0.1");
         assert_eq!(one, Settings { beta: PerIteration::One(1.0), warmup: Warmup::Share(0.1) });
-        assert_eq!(one.beta.at(7), Some(&1.0));
+        assert_eq!(*one.beta.of(7), 1.0);
         let list = read("beta = [0.1, 5]\nwarmup.steps = 4");
         assert_eq!(list.beta.values(), [0.1, 5.0]);
-        assert_eq!((list.beta.at(1), list.beta.at(2)), (Some(&5.0), None));
+        assert_eq!([1, 2].map(|iteration| *list.beta.of(iteration)), [0.1, 5.0]);
         assert_eq!(read(&toml::to_string(&list).unwrap()), list);
         let error = toml::from_str::<Settings>("beta = \"x\"\nwarmup.steps = 4").unwrap_err();
         assert!(error.message().contains("a list with a value for each iteration"), "{error}");

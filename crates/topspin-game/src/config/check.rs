@@ -44,6 +44,7 @@ impl Config {
         share("train.warmup", train.warmup)?;
         train.epochs.values().iter().try_for_each(|epochs| at_least_one("train.epochs", *epochs))?;
         at_least_one("train.batch_pairs", train.batch_pairs)?;
+        at_least_one("train.pairs_per_prompt", train.pairs_per_prompt)?;
         at_least_one("train.batch_tokens", train.batch_tokens)?;
         not_negative("train.clip", train.clip)?;
         not_negative("train.weight_decay", train.weight_decay)?;

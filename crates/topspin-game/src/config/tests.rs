@@ -153,7 +153,7 @@ fn lists_have_a_value_for_each_iteration() {
         parse("", &["model.path=x", "data.train=x", "output.dir=x", &list(3)]).unwrap().check().unwrap();
     }
     let config = parse("[game]\nbeta = [0.1, 0.1, 5]", &[]).unwrap();
-    assert_eq!([0, 1, 2].map(|k| config.game.beta.at(k).copied()), [Some(0.1), Some(0.1), Some(5.0)]);
+    assert_eq!([1, 2, 3].map(|k| *config.game.beta.of(k)), [0.1, 0.1, 5.0]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use topspin_model::tokenizer::Tokenizer;
 use super::QuickstartError;
 use super::task::{CHARACTERS, Question, habitual};
 use crate::optimizer::{OptimizerSettings, Rule, matrices};
-use crate::order::{Batches, Position};
+use crate::order::{Batches, Position, singly};
 use crate::pair::Example;
 use crate::run::Observer;
 use crate::schedule::{Schedule, Shape, Warmup};
@@ -79,7 +79,7 @@ pub fn train<D: Device + Clone>(
     };
     let examples = questions.iter().map(example).collect::<Result<Vec<_>, QuickstartError>>()?;
 
-    let batches = Batches::new(seed, 0, examples.len(), BATCH, EPOCHS, Position::default());
+    let batches = Batches::new(seed, 0, singly(examples.len()), BATCH, EPOCHS, Position::default());
     let settings = TrainSettings {
         optimizer: OptimizerSettings {
             rule: Rule::AdamW { beta1: 0.9, beta2: 0.98, eps: 1e-8 },

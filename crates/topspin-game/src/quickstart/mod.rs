@@ -126,6 +126,8 @@ pub fn config(dir: &Path, seed: u64) -> Config {
     // Later iterations have a handful of steps: none to spare for a warm-up.
     config.train.warmup = 0.0;
     config.train.batch_pairs = 64;
+    // Steps that see all twelve prompts.
+    config.train.pairs_per_prompt = 1;
     config.eval.prompts = 0;
     // The answer is the only right one, so this is KL(p_data || p).
     config.eval.best = "nll.per_response".into();

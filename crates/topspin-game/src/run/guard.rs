@@ -25,7 +25,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let name = format!("iter-{k}");
         let pairs: PairFigures = self.figures_of(&format!("{name}/pairs"))?;
         let train: TrainFigures = self.figures_of(&format!("{name}/train"))?;
-        let objective = *self.config.game.objective.at(k - 1).expect("lists have a value for each iteration");
+        let objective = *self.config.game.objective.of(k);
         let mut warnings = warnings(&pairs, &train, objective);
         let (best, goal) = (&self.config.eval.best, self.config.eval.goal);
         let (before, after) = (self.report(&format!("iter-{}", k - 1))?, self.report(&name)?);

@@ -116,9 +116,9 @@ impl Items {
 
     /// The records that iteration `iteration` (from 1) plays on.
     pub fn share(&self, config: &Config, iteration: usize) -> Vec<&Item> {
-        let size = |iteration: usize| match config.data.prompts.at(iteration - 1) {
-            Some(0) | None => self.train.len(),
-            Some(&size) => size.min(self.train.len()),
+        let size = |iteration: usize| match *config.data.prompts.of(iteration) {
+            0 => self.train.len(),
+            size => size.min(self.train.len()),
         };
         let first = if config.data.fresh { (1..iteration).map(size).sum::<usize>() } else { 0 };
         self.train.iter().cycle().skip(first % self.train.len()).take(size(iteration)).collect()

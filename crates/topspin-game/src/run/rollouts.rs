@@ -60,8 +60,7 @@ impl<D: Device + Clone> Run<'_, D> {
     /// Samples the responses of iteration `k` from the model before it.
     pub(super) fn rollouts(&mut self, k: usize) -> Result<Done, RunError> {
         let name = format!("iter-{k}/rollouts");
-        let given = "lists have a value for each iteration";
-        let samples = *self.config.game.samples.at(k - 1).expect(given) as u32;
+        let samples = *self.config.game.samples.of(k) as u32;
         let share = self.items.share(&self.config, k);
         let prompts = share.len();
         let wanted = share.into_iter().flat_map(|item| {
@@ -75,11 +74,7 @@ impl<D: Device + Clone> Run<'_, D> {
         });
         let wanted = wanted.collect();
         let rollout = &self.config.rollout;
-        let sampling = Sampling {
-            temperature: *rollout.temperature.at(k - 1).expect(given),
-            top_k: rollout.top_k,
-            top_p: rollout.top_p,
-        };
+        let sampling = Sampling { temperature: *rollout.temperature.of(k), top_k: rollout.top_k, top_p: rollout.top_p };
         let all = self.sample(&name, &format!("iter-{}", k - 1), wanted, rollout.max_new_tokens, sampling, k as u64)?;
         let file = format!("{name}.jsonl");
         write_lines(&self.path(&file), &all)?;

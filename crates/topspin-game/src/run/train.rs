@@ -1,5 +1,7 @@
 //! The training stages: supervised, control, self-play. One loop serves all three.
 
+use std::ops::Range;
+
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use topspin_kernels::device::{Device, Use};
@@ -12,8 +14,8 @@ use crate::config::{OptimizerKind, SaveDtype};
 use crate::metrics::{GameMetrics, StepMetrics, Throughput};
 use crate::objective::Objective;
 use crate::optimizer::{OptimizerSettings, Rule, matrices};
-use crate::order::{Batches, Position};
-use crate::pair::{Example, Pair, Tree, all_pairs};
+use crate::order::{Batches, Position, singly};
+use crate::pair::{Example, Pair, Tree, all_pairs, siblings};
 use crate::schedule::{Schedule, Shape, Warmup};
 use crate::trainer::{Step, TrainError, TrainSettings, Trainer};
 
@@ -27,7 +29,7 @@ enum Lessons {
     /// Responses to imitate.
     Supervised(Vec<Example>),
     /// Pairs to tell apart.
-    Game { trees: Vec<Tree>, pairs: Vec<Pair>, objective: Objective, beta: f64 },
+    Game { trees: Vec<Tree>, pairs: Vec<Pair>, together: usize, objective: Objective, beta: f64 },
 }
 
 impl Lessons {
@@ -38,10 +40,18 @@ impl Lessons {
         }
     }
 
+    /// What stays side by side in the order of a stage.
+    fn groups(&self) -> Vec<Range<usize>> {
+        match self {
+            Self::Supervised(examples) => singly(examples.len()),
+            Self::Game { trees, together, .. } => siblings(trees, *together),
+        }
+    }
+
     fn step<D: Device>(&self, trainer: &mut Trainer<D>, chosen: &[usize]) -> Result<Step, TrainError> {
         match self {
             Self::Supervised(examples) => trainer.sft_step(examples, chosen),
-            Self::Game { trees, pairs, objective, beta } => {
+            Self::Game { trees, pairs, objective, beta, .. } => {
                 let pairs: Vec<_> = chosen.iter().map(|&index| pairs[index]).collect();
                 trainer.spin_step(trees, &pairs, *objective, *beta)
             }
@@ -155,21 +165,21 @@ impl<D: Device + Clone> Run<'_, D> {
         }
         let decoder = self.decoder(&before, Use::ForwardAndBackward)?;
         let (game, train) = (&self.config.game, &self.config.train);
-        let given = "lists have a value for each iteration";
         let lessons = Lessons::Game {
             trees,
             pairs,
-            objective: *game.objective.at(k - 1).expect(given),
-            beta: *game.beta.at(k - 1).expect(given),
+            together: train.pairs_per_prompt,
+            objective: *game.objective.of(k),
+            beta: *game.beta.of(k),
         };
         let course = Course {
             folder,
             number: k as u64,
             lessons,
-            epochs: *train.epochs.at(k - 1).expect(given),
+            epochs: *train.epochs.of(k),
             batch: train.batch_pairs,
             optimizer: train.optimizer,
-            lr: *train.lr.at(k - 1).expect(given),
+            lr: *train.lr.of(k),
             shape: train.schedule,
             warmup: train.warmup,
         };
@@ -183,7 +193,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let (state, metrics, throughput) = (path("state.bin"), path("metrics.jsonl"), path("throughput.jsonl"));
         let batches = |start| {
             let epochs = course.epochs as u32;
-            Batches::new(self.config.game.seed, course.number, course.lessons.len(), course.batch, epochs, start)
+            Batches::new(self.config.game.seed, course.number, course.lessons.groups(), course.batch, epochs, start)
         };
         let total = batches(Position::default()).total();
         let mut trainer = Trainer::new(decoder, self.settings(&course, total));

@@ -7,7 +7,7 @@ use proptest::strategy::ValueTree;
 use topspin_game::checkpoint::StateError;
 use topspin_game::metrics::StepMetrics;
 use topspin_game::objective::Objective;
-use topspin_game::order::{Batches, Position};
+use topspin_game::order::{Batches, Position, singly};
 use topspin_game::pair::{Pair, Tree, all_pairs};
 use topspin_game::trainer::Trainer;
 use topspin_kernels::cpu::Cpu;
@@ -21,7 +21,7 @@ const TAG: &str = "iter-1/train 5f0e";
 
 /// The batches of a stage from `position` on.
 fn batches(pairs: &[Pair], position: Position) -> Batches {
-    Batches::new(SEED, 1, pairs.len(), 2, EPOCHS, position)
+    Batches::new(SEED, 1, singly(pairs.len()), 2, EPOCHS, position)
 }
 
 /// Up to `steps` steps of the stage; the metrics, and where it stands then.
