@@ -118,6 +118,7 @@ fn says_what_a_path_is() {
     warmup = 0.1
     epochs = 1
     batch_pairs = 16
+    pairs_per_prompt = 4
     batch_tokens = 2048
     clip = 1.0
     weight_decay = 0.0
