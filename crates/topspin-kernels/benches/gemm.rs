@@ -24,7 +24,8 @@ fn products(criterion: &mut Criterion) {
     for (k, n) in LAYERS {
         let w = values(n * k);
         for precision in [Precision::F32, Precision::Bf16] {
-            let weight = Weight::prepare(level, precision, &w, n, k, Use::ForwardAndBackward);
+            let [weight, in_training] = [Use::Forward, Use::ForwardAndBackward]
+                .map(|for_use| Weight::prepare(level, precision, &w, n, k, for_use));
             let mut group = |name: &str, rows: &[usize], run: &mut dyn FnMut(usize)| {
                 let mut group = criterion.benchmark_group(format!("{name}/{precision:?}/k{k}n{n}"));
                 group.sample_size(10).warm_up_time(Duration::from_millis(200));
@@ -43,11 +44,15 @@ fn products(criterion: &mut Criterion) {
             group("forward", &all, &mut |m| {
                 linear_forward(black_box(&mut y[..m * n]), black_box(&x[..m * k]), &w, &weight, false);
             });
+            group("forward_in_training", &training, &mut |m| {
+                linear_forward(black_box(&mut y[..m * n]), black_box(&x[..m * k]), &w, &in_training, false);
+            });
             group("backward_input", &training, &mut |m| {
-                linear_backward_input(black_box(&mut dx[..m * k]), black_box(&dy[..m * n]), &w, &weight, false);
+                linear_backward_input(black_box(&mut dx[..m * k]), black_box(&dy[..m * n]), &w, &in_training, false);
             });
             group("backward_weight", &training, &mut |m| {
-                linear_backward_weight(black_box(&mut dw), black_box(&dy[..m * n]), black_box(&x[..m * k]), &weight);
+                let (dy, x) = (&dy[..m * n], &x[..m * k]);
+                linear_backward_weight(black_box(&mut dw), black_box(dy), black_box(x), &in_training);
             });
         }
     }

@@ -46,32 +46,26 @@ pub struct Weight {
     precision: Precision,
     n: usize,
     k: usize,
-    /// Panels of 16 rows of the matrix.
-    forward: Option<Vec<u32>>,
-    /// Panels of 16 columns of the matrix.
-    backward: Option<Vec<u32>>,
+    /// Panels of 16 rows of the matrix, for the forward.
+    panels: Option<Vec<u32>>,
 }
 
 impl Weight {
     /// Lays out `w[n,k]` for products in `precision` with the instructions of `level`.
     ///
     /// `for_use` decides about speed and memory alone: every weight can take part in every product. For generation the
-    /// forward's panels are kept. For training, bf16 keeps both products' panels (4 bytes a weight in all), f32 none:
-    /// packing on the way costs a few per cent of a product over a training batch, keeping 8 bytes a weight.
+    /// forward's panels are kept. Training keeps none: a batch of some hundred rows hides the packing on the way, and
+    /// the panels of both products would be another copy of the weights.
     ///
     /// # Panics
     /// If `n` or `k` is 0, if `w` has another length than `n * k`, or if the level is not available.
     pub fn prepare(level: Level, precision: Precision, w: &[f32], n: usize, k: usize, for_use: Use) -> Self {
         assert!(n > 0 && k > 0, "weights of shape [{n}, {k}]");
-        let panels = |lines: usize, depth| vec![0; lines.next_multiple_of(LANES) * steps(precision, depth)];
-        let (keeps_forward, keeps_backward) = match (for_use, precision) {
-            (Use::Forward, _) => (true, false),
-            (Use::ForwardAndBackward, Precision::Bf16) => (true, true),
-            (Use::ForwardAndBackward, Precision::F32) => (false, false),
+        let panels = match for_use {
+            Use::Forward => Some(vec![0; n.next_multiple_of(LANES) * steps(precision, k)]),
+            Use::ForwardAndBackward => None,
         };
-        let forward = keeps_forward.then(|| panels(n, k));
-        let backward = keeps_backward.then(|| panels(k, n));
-        let mut weight = Self { level: level.verified(), precision, n, k, forward, backward };
+        let mut weight = Self { level: level.verified(), precision, n, k, panels };
         weight.update(w);
         weight
     }
@@ -83,11 +77,8 @@ impl Weight {
     pub fn update(&mut self, w: &[f32]) {
         let Self { level, precision, n, k, .. } = *self;
         assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-        if let Some(forward) = &mut self.forward {
-            pack_panels(level, precision, forward, Operand::rows(w, n, k), 0..steps(precision, k));
-        }
-        if let Some(backward) = &mut self.backward {
-            pack_panels(level, precision, backward, Operand::columns(w, k, n), 0..steps(precision, n));
+        if let Some(panels) = &mut self.panels {
+            pack_panels(level, precision, panels, Operand::rows(w, n, k), 0..n, 0..steps(precision, k));
         }
     }
 }
@@ -99,25 +90,22 @@ impl Weight {
 pub fn linear_forward(y: &mut [f32], x: &[f32], w: &[f32], weight: &Weight, accumulate: bool) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-    let panels = match &weight.forward {
-        Some(forward) => Panels::Packed(forward),
+    let panels = match &weight.panels {
+        Some(panels) => Panels::Packed(panels),
         None => Panels::Plain(Operand::rows(w, n, k)),
     };
     product(level, precision, y, Operand::rows(x, row_count(x, k), k), panels, n, accumulate);
 }
 
-/// `dx[m,k] = dy[m,n] · w`, or `+=` when `accumulate`. `w` are the weights that `weight` was last updated with.
+/// `dx[m,k] = dy[m,n] · w`, or `+=` when `accumulate`.
 ///
 /// # Panics
 /// If the lengths of `dx`, `dy` and `w` do not fit the weights or each other.
 pub fn linear_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], weight: &Weight, accumulate: bool) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-    let panels = match &weight.backward {
-        Some(backward) => Panels::Packed(backward),
-        None => Panels::Plain(Operand::columns(w, k, n)),
-    };
-    product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, accumulate);
+    let (rows, panels) = (Operand::rows(dy, row_count(dy, n), n), Panels::Plain(Operand::columns(w, k, n)));
+    product(level, precision, dx, rows, panels, k, accumulate);
 }
 
 /// `dw[n,k] += dy[m,n]ᵀ · x[m,k]`: sums over the rows.

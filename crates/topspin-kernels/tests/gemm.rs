@@ -180,6 +180,12 @@ fn products_match_double_precision_over_several_blocks_of_the_reduction() {
     check_all(1501, 10, 19, 13, true);
 }
 
+#[test]
+fn products_match_double_precision_over_several_parts_of_panels_packed_on_the_way() {
+    check_all(3, 2001, 1200, 14, false);
+    check_all(3, 1200, 2001, 15, true);
+}
+
 /// The layers of a model of 100 thousand parameters and of one of 135 million.
 #[test]
 fn elements_of_real_layers_depend_on_their_row_and_column_alone() {

@@ -232,7 +232,8 @@ pub struct Train {
     /// 4 take half the time of 4 pairs apart, but a step sees fewer prompts. 1 shuffles all pairs.
     pub pairs_per_prompt: usize,
     /// Rows of one forward and backward, which bounds the memory of activations; a step of more rows accumulates
-    /// gradients. A tree that alone is longer makes a batch of its own.
+    /// gradients. 512: on two cores 2048 are a tenth faster, and take a third more memory in a model of 135 million
+    /// parameters. A tree that alone is longer makes a batch of its own.
     pub batch_tokens: usize,
     /// Largest norm of the gradient; 0 does not clip. 1 is the custom, and keeps the first steps of a moment small.
     pub clip: f64,
@@ -246,8 +247,8 @@ pub struct Train {
     pub decay: f64,
     /// Added to the root of the second moment, for both optimizers.
     pub eps: f64,
-    /// Whether activations within layers are computed again in the backward instead of kept: about a third more time
-    /// for much less memory. The results are the same.
+    /// Whether activations within layers are computed again in the backward instead of kept: about a quarter more time
+    /// for much less memory a row. The results are the same.
     pub recompute: bool,
     /// Optimizer steps between two checkpoints of an unfinished stage; 0 writes none. A killed run loses at most these.
     pub checkpoint_every: usize,
@@ -263,7 +264,7 @@ impl Default for Train {
             epochs: PerIteration::One(1),
             batch_pairs: 16,
             pairs_per_prompt: 4,
-            batch_tokens: 2048,
+            batch_tokens: 512,
             clip: 1.0,
             weight_decay: 0.0,
             beta1: 0.9,

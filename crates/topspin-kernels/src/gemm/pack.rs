@@ -61,11 +61,18 @@ pub(super) fn tile_rows(left: usize, tallest: usize) -> usize {
 /// Panels or tiles that are packed together: where lines are columns, a step of them is one stretch of memory.
 const TOGETHER: usize = 4;
 
-/// Packs all lines into panels: `to[panel][step][16]`.
-pub(super) fn pack_panels(level: Level, precision: Precision, to: &mut [u32], from: Operand, steps: Range<usize>) {
+/// Packs `lines` into panels: `to[panel][step][16]`.
+pub(super) fn pack_panels(
+    level: Level,
+    precision: Precision,
+    to: &mut [u32],
+    from: Operand,
+    lines: Range<usize>,
+    steps: Range<usize>,
+) {
     for_each_chunk(to, TOGETHER * LANES * steps.len(), |(chunk, to)| {
-        let first = chunk * TOGETHER * LANES;
-        let lines = first..from.lines.min(first + TOGETHER * LANES);
+        let first = lines.start + chunk * TOGETHER * LANES;
+        let lines = first..lines.end.min(first + TOGETHER * LANES);
         interleave(level, to, from, precision, LANES, lines, steps.clone());
     });
 }

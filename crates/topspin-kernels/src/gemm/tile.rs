@@ -96,7 +96,7 @@ impl Kernel {
 
 /// Panels that a row tile passes before the next row tile takes its turn on them: few enough to stay in the
 /// second-level cache together with the rows.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 
 static ZEROS: [f32; LANES] = [0.0; LANES];
 

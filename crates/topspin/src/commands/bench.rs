@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{anyhow, ensure};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
+use topspin_game::config;
 use topspin_game::objective::Objective;
 use topspin_game::optimizer::{OptimizerSettings, Rule, matrices};
 use topspin_game::pair::{Response, Tree, all_pairs};
@@ -53,6 +54,13 @@ enum Work {
         /// Tokens of each response, real or generated
         #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive, help_heading = "Work")]
         response_tokens: usize,
+        /// Rows of one forward and backward; a step of more rows accumulates gradients, in less memory
+        #[arg(long, value_name = "N", default_value_t = config::Train::default().batch_tokens, value_parser = positive,
+            help_heading = "Work")]
+        batch_tokens: usize,
+        /// Compute activations within layers again in the backward instead of keeping them
+        #[arg(long, help_heading = "Work")]
+        recompute: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -131,8 +139,10 @@ struct Figures {
 /// Measures and prints.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let (common, figures) = match args.work {
-        Work::Train { pairs, prompt_tokens, response_tokens, common } => {
-            let figures = train(&common, pairs, prompt_tokens, response_tokens)?;
+        Work::Train { pairs, prompt_tokens, response_tokens, batch_tokens, recompute, common } => {
+            let keep = if recompute { Keep::LayerInputs } else { Keep::Everything };
+            let settings = settings(common.steps as u32 + 1, batch_tokens, keep);
+            let figures = train(&common, pairs, prompt_tokens, response_tokens, settings)?;
             (common, figures)
         }
         Work::Generate { sequences, prompt_tokens, response_tokens, common } => {
@@ -174,7 +184,13 @@ fn generate(common: &Common, sequences: usize, prompt_tokens: usize, new_tokens:
     Ok(figures)
 }
 
-fn train(common: &Common, pairs: usize, prompt_tokens: usize, response_tokens: usize) -> anyhow::Result<Figures> {
+fn train(
+    common: &Common,
+    pairs: usize,
+    prompt_tokens: usize,
+    response_tokens: usize,
+    settings: TrainSettings,
+) -> anyhow::Result<Figures> {
     let model = load(common, Use::ForwardAndBackward, prompt_tokens, response_tokens)?;
     let rate = product_rate(model.decoder.device(), model.decoder.precision());
     let pair = |at: u64| TokenPair {
@@ -197,7 +213,7 @@ fn train(common: &Common, pairs: usize, prompt_tokens: usize, response_tokens: u
     };
     let trees: Vec<Tree> = tokens.into_iter().map(tree).collect();
     let (files, all) = (model.files, all_pairs(&trees));
-    let mut trainer = Trainer::new(model.decoder, settings(common.steps as u32 + 1));
+    let mut trainer = Trainer::new(model.decoder, settings);
     let mut times = Times::default();
     let mut last = None;
     for _ in bar(common.steps) {
@@ -224,7 +240,7 @@ fn load(common: &Common, for_use: Use, prompt: usize, response: usize) -> anyhow
 }
 
 /// AdamW, as the peers.
-fn settings(steps: u32) -> TrainSettings {
+fn settings(steps: u32, batch_tokens: usize, keep: Keep) -> TrainSettings {
     TrainSettings {
         optimizer: OptimizerSettings {
             rule: Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
@@ -233,8 +249,8 @@ fn settings(steps: u32) -> TrainSettings {
         },
         schedule: Schedule { lr: 1e-6, shape: Shape::Constant, warmup_steps: 0, total_steps: steps },
         max_grad_norm: Some(1.0),
-        batch_tokens: 2048,
-        keep: Keep::Everything,
+        batch_tokens,
+        keep,
     }
 }
 
