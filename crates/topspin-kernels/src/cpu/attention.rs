@@ -4,6 +4,8 @@
 //! positions in that order: the result cannot depend on how the path is cut into segments, on where they are stored, or
 //! on which other queries are in the batch.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::kv::{HeadKv, KvStore, padded_dim, put_key};
@@ -15,8 +17,30 @@ use crate::simd::{Arithmetic, Level};
 /// Query rows of one task.
 const ROWS: usize = 8;
 
-/// Most query heads that share one pass over the keys.
-const MAX_TOGETHER: usize = 4;
+/// Query rows whose gradients are computed together: their probabilities stay in the second-level cache.
+const BLOCK: usize = 16;
+
+/// Calls the body with `first` and a constant `N` for groups of at most 4 that together are `0..count`: what a group
+/// reads in common is loaded once, and its sums fit into registers.
+macro_rules! for_groups {
+    ($count:expr, |$first:ident, $n:ident| $body:block) => {{
+        let count: usize = $count;
+        let mut $first = 0;
+        while $first < count {
+            match count - $first {
+                1 => for_groups!(@one 1, $first, $n, $body),
+                2 => for_groups!(@one 2, $first, $n, $body),
+                3 => for_groups!(@one 3, $first, $n, $body),
+                _ => for_groups!(@one 4, $first, $n, $body),
+            }
+        }
+    }};
+    (@one $size:literal, $first:ident, $n:ident, $body:block) => {{
+        const $n: usize = $size;
+        $body
+        $first += $n;
+    }};
+}
 
 /// `out[T, H*C]` and `lse[T, H]` from the queries of `qkv[T, ..]` and stored keys and values.
 pub fn attention_forward(
@@ -69,19 +93,10 @@ multiversion! {
         c: usize,
         scores: &mut Vec<f32>,
     ) {
-        let mut first = 0;
-        while first < lse.len() {
-            let n = (lse.len() - first).min(MAX_TOGETHER);
-            let (out, lse) = (&mut out[first * c..][..n * c], &mut lse[first..][..n]);
-            let queries = &queries[first * c..][..n * c];
-            match n {
-                1 => attend_together::<1>(math, out, lse, queries, kv, path, visible, c, scores),
-                2 => attend_together::<2>(math, out, lse, queries, kv, path, visible, c, scores),
-                3 => attend_together::<3>(math, out, lse, queries, kv, path, visible, c, scores),
-                _ => attend_together::<MAX_TOGETHER>(math, out, lse, queries, kv, path, visible, c, scores),
-            }
-            first += n;
-        }
+        for_groups!(lse.len(), |first, N| {
+            let (out, lse) = (&mut out[first * c..][..N * c], &mut lse[first..][..N]);
+            attend_together::<N>(math, out, lse, &queries[first * c..][..N * c], kv, path, visible, c, scores);
+        });
     }
 }
 
@@ -100,7 +115,8 @@ fn attend_together<const N: usize>(
     let stride = visible.next_multiple_of(LANES);
     scores.clear();
     scores.resize(N * stride, f32::NEG_INFINITY);
-    blocked_dots::<N>(math, scores, stride, queries, kv.keys, path, visible, c);
+    let queries: [&[f32]; N] = std::array::from_fn(|n| &queries[n * c..][..c]);
+    blocked_dots(math, scores, stride, queries, kv.keys, path, visible);
     let scale = 1.0 / (c as f32).sqrt();
     for n in 0..N {
         let scores = &mut scores[n * stride..][..stride];
@@ -117,27 +133,8 @@ fn attend_together<const N: usize>(
         let inverse = 1.0 / sum;
         scores.iter_mut().for_each(|p| *p *= inverse);
     }
-    for channel in (0..c).step_by(LANES) {
-        let mut sums = [math.splat(0.0); N];
-        let mut position = 0;
-        for segment in path {
-            let len = segment.len.min(visible - position);
-            let probabilities: [&[f32]; N] = std::array::from_fn(|n| &scores[n * stride + position..][..len]);
-            let values = kv.values[segment.start * padded_dim(c)..].chunks_exact(padded_dim(c));
-            for (at, value) in values.take(len).enumerate() {
-                let value = value[channel..].first_chunk::<LANES>().expect("values are padded to whole vectors");
-                let value = math.load(value);
-                for n in 0..N {
-                    sums[n] = math.mul_add_lanes(math.splat(probabilities[n][at]), value, sums[n]);
-                }
-            }
-            position += len;
-        }
-        let len = LANES.min(c - channel);
-        for n in 0..N {
-            out[n * c + channel..][..len].copy_from_slice(&math.store(sums[n])[..len]);
-        }
-    }
+    let probabilities: [&[f32]; N] = std::array::from_fn(|n| &scores[n * stride..][..visible]);
+    weighted_sums(math, out, probabilities, kv.values, path, c);
 }
 
 /// `scores[n * stride + position] = queries[n] · blocked[position]` for the first `visible` positions of a path.
@@ -146,13 +143,12 @@ fn blocked_dots<const N: usize>(
     math: impl Arithmetic,
     scores: &mut [f32],
     stride: usize,
-    queries: &[f32],
+    queries: [&[f32]; N],
     blocked: &[f32],
     path: &[Segment],
     visible: usize,
-    c: usize,
 ) {
-    let queries: [&[f32]; N] = std::array::from_fn(|n| &queries[n * c..][..c]);
+    let c = queries[0].len();
     let mut position = 0;
     for segment in path {
         let end = segment.start + segment.len.min(visible - position);
@@ -187,11 +183,11 @@ pub fn attention_backward(
     spans: &[Span],
     heads: HeadShape,
 ) {
-    let forward = Rows { dout, out, qkv, lse, heads };
+    let forward = Forward { dout, out, qkv, lse, heads };
     let trees = trees(spans);
-    // Branches of a tree add to the same keys and values, so a tree's head is one task.
+    // Branches of a tree add to the same keys and values, so a query head of a tree is one task.
     let tasks: Vec<(usize, usize)> =
-        (0..trees.len()).flat_map(|tree| (0..heads.num_kv_heads).map(move |head| (tree, head))).collect();
+        (0..trees.len()).flat_map(|tree| (0..heads.num_heads).map(move |head| (tree, head))).collect();
     let grads: Vec<HeadGrads> = tasks
         .into_par_iter()
         .with_max_len(1)
@@ -202,12 +198,22 @@ pub fn attention_backward(
     let put = |row: usize, dqkv: &mut [f32]| {
         let tree = trees.partition_point(|spans| spans[spans.len() - 1].rows.end <= row);
         let at = row - trees[tree][0].rows.start;
-        for head in 0..heads.num_kv_heads {
-            let grads = &grads[tree * heads.num_kv_heads + head];
-            dqkv[head * group * c..][..group * c].copy_from_slice(&grads.dq[at * group * c..][..group * c]);
-            let (k, v) = (heads.q_width() + head * c, heads.q_width() + heads.kv_width() + head * c);
-            dqkv[k..][..c].copy_from_slice(&grads.dk[at * padded_dim(c)..][..c]);
-            dqkv[v..][..c].copy_from_slice(&grads.dv[at * padded_dim(c)..][..c]);
+        let grads = &grads[tree * heads.num_heads..][..heads.num_heads];
+        let (dq, dkv) = dqkv.split_at_mut(heads.q_width());
+        for (dq, grads) in dq.chunks_exact_mut(c).zip(grads) {
+            dq.copy_from_slice(&grads.dq[at * c..][..c]);
+        }
+        let (dk, dv) = dkv.split_at_mut(heads.kv_width());
+        for (head, (dk, dv)) in dk.chunks_exact_mut(c).zip(dv.chunks_exact_mut(c)).enumerate() {
+            for (query_head, grads) in grads[head * group..][..group].iter().enumerate() {
+                let place = at * padded_dim(c);
+                for (to, from) in [(&mut *dk, &grads.dk[place..][..c]), (&mut *dv, &grads.dv[place..][..c])] {
+                    match query_head {
+                        0 => to.copy_from_slice(from),
+                        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
+                    }
+                }
+            }
         }
     };
     super::parallel::for_rows(dqkv, width, put);
@@ -227,7 +233,7 @@ fn trees(spans: &[Span]) -> Vec<&[Span]> {
 }
 
 /// What the backward reads, `T` rows each.
-struct Rows<'a> {
+struct Forward<'a> {
     dout: &'a [f32],
     out: &'a [f32],
     qkv: &'a [f32],
@@ -235,9 +241,9 @@ struct Rows<'a> {
     heads: HeadShape,
 }
 
-/// Gradients of one key/value head and its query heads over the rows of one tree.
+/// Gradients of one query head, and what it adds to those of its key/value head, over the rows of one tree.
 struct HeadGrads {
-    /// `[rows][group * C]`.
+    /// `[rows][C]`.
     dq: Vec<f32>,
     /// `[rows][C']`.
     dk: Vec<f32>,
@@ -245,22 +251,43 @@ struct HeadGrads {
     dv: Vec<f32>,
 }
 
-fn head_backward(level: Level, forward: &Rows<'_>, tree: &[Span], head: usize) -> HeadGrads {
-    let Rows { dout, out, qkv, lse, heads } = *forward;
-    let (group, c, padded) = (heads.num_heads / heads.num_kv_heads, heads.head_dim, padded_dim(heads.head_dim));
+/// Keys and values of a tree: blocked for products with a query, keys in rows as well.
+struct Tables {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    /// `[rows][C']`.
+    key_rows: Vec<f32>,
+}
+
+/// Memory for the queries of a block, by position along their path.
+#[derive(Default)]
+struct Scratch {
+    /// Probabilities, `[block][position]`.
+    p: Vec<f32>,
+    /// Gradients of probabilities, then of scores, `[block][position]`.
+    ds: Vec<f32>,
+    /// Queries, `[block][C']`.
+    q: Vec<f32>,
+    /// Gradients of outputs, `[block][C']`.
+    dout: Vec<f32>,
+}
+
+fn head_backward(level: Level, forward: &Forward<'_>, tree: &[Span], head: usize) -> HeadGrads {
+    let heads = forward.heads;
+    let (c, padded) = (heads.head_dim, padded_dim(heads.head_dim));
+    let kv_head = head / (heads.num_heads / heads.num_kv_heads);
     let rows = tree[0].rows.start..tree[tree.len() - 1].rows.end;
     let blocked = || vec![0.0; rows.len().next_multiple_of(LANES) * c];
-    let (mut keys, mut values) = (blocked(), blocked());
-    let mut key_rows = vec![0.0; rows.len() * padded];
+    let mut tables = Tables { keys: blocked(), values: blocked(), key_rows: vec![0.0; rows.len() * padded] };
     for (at, row) in rows.clone().enumerate() {
-        let qkv = &qkv[row * heads.qkv_width()..][..heads.qkv_width()];
-        let key = &qkv[heads.q_width() + head * c..][..c];
-        put_key(&mut keys, at, key);
-        put_key(&mut values, at, &qkv[heads.q_width() + heads.kv_width() + head * c..][..c]);
-        key_rows[at * padded..][..c].copy_from_slice(key);
+        let kv = &forward.qkv[row * heads.qkv_width()..][heads.q_width()..heads.qkv_width()];
+        let key = &kv[kv_head * c..][..c];
+        put_key(&mut tables.keys, at, key);
+        put_key(&mut tables.values, at, &kv[heads.kv_width() + kv_head * c..][..c]);
+        tables.key_rows[at * padded..][..c].copy_from_slice(key);
     }
     let mut grads = HeadGrads {
-        dq: vec![0.0; rows.len() * group * c],
+        dq: vec![0.0; rows.len() * c],
         dk: vec![0.0; rows.len() * padded],
         dv: vec![0.0; rows.len() * padded],
     };
@@ -268,110 +295,143 @@ fn head_backward(level: Level, forward: &Rows<'_>, tree: &[Span], head: usize) -
     for span in tree {
         let local = |segment: &Segment| Segment { start: segment.start - rows.start, len: segment.len };
         let path: Vec<Segment> = span.path.iter().map(local).collect();
-        for row in span.rows.clone() {
-            let visible = span.context() - (span.rows.end - 1 - row);
-            let at = row - rows.start;
-            for query_head in 0..group {
-                let (lse_at, q_at) = (head * group + query_head, (head * group + query_head) * c);
-                let query = QueryRow {
-                    q: &qkv[row * heads.qkv_width() + q_at..][..c],
-                    dout: &dout[row * heads.q_width() + q_at..][..c],
-                    out: &out[row * heads.q_width() + q_at..][..c],
-                    lse: lse[row * heads.num_heads + lse_at],
-                };
-                let dq = &mut grads.dq[(at * group + query_head) * c..][..c];
-                let tables = Tables { keys: &keys, values: &values, key_rows: &key_rows };
-                query_backward(level, dq, &mut grads.dk, &mut grads.dv, query, tables, &path, visible, &mut scratch);
-            }
+        for first in span.rows.clone().step_by(BLOCK) {
+            let block = first..span.rows.end.min(first + BLOCK);
+            let visible = span.context() - (span.rows.end - block.end);
+            let HeadGrads { dq, dk, dv } = &mut grads;
+            let dq = &mut dq[(first - rows.start) * c..][..block.len() * c];
+            block_backward(level, dq, dk, dv, forward, &tables, head, block, &path, visible, &mut scratch);
         }
     }
     grads
 }
 
-/// One query of one row, and what its forward left.
-#[derive(Clone, Copy)]
-struct QueryRow<'a> {
-    q: &'a [f32],
-    dout: &'a [f32],
-    out: &'a [f32],
-    lse: f32,
-}
-
-/// Keys and values of a tree: blocked for products with a query, keys in rows as well.
-#[derive(Clone, Copy)]
-struct Tables<'a> {
-    keys: &'a [f32],
-    values: &'a [f32],
-    key_rows: &'a [f32],
-}
-
-#[derive(Default)]
-struct Scratch {
-    /// Probabilities by position.
-    p: Vec<f32>,
-    /// Gradients of probabilities, then of scores, by position.
-    ds: Vec<f32>,
-}
-
 multiversion! {
-    /// One query's part: `dq[C]` overwritten, `dk[rows][C']` and `dv[rows][C']` added to.
-    fn query_backward(
+    /// The part of some consecutive rows of a span, of which the last one sees `visible` positions: `dq[block][C]`
+    /// overwritten, `dk[rows][C']` and `dv[rows][C']` added to.
+    fn block_backward(
         math,
         dq: &mut [f32],
         dk: &mut [f32],
         dv: &mut [f32],
-        query: QueryRow<'_>,
-        tables: Tables<'_>,
+        forward: &Forward<'_>,
+        tables: &Tables,
+        head: usize,
+        block: Range<usize>,
         path: &[Segment],
         visible: usize,
         scratch: &mut Scratch,
     ) {
-        let c = dq.len();
-        let padded = padded_dim(c);
+        let heads = forward.heads;
+        let (c, padded) = (heads.head_dim, padded_dim(heads.head_dim));
         let stride = visible.next_multiple_of(LANES);
-        let Scratch { p, ds } = scratch;
-        p.clear();
-        p.resize(stride, f32::NEG_INFINITY);
-        ds.clear();
-        ds.resize(stride, 0.0);
-        blocked_dots::<1>(math, p, stride, query.q, tables.keys, path, visible, c);
-        blocked_dots::<1>(math, ds, stride, query.dout, tables.values, path, visible, c);
+        let Scratch { p, ds, q, dout } = scratch;
+        for (memory, len) in [(&mut *p, stride), (&mut *ds, stride), (&mut *q, padded), (&mut *dout, padded)] {
+            memory.clear();
+            memory.resize(block.len() * len, 0.0);
+        }
+        for (at, row) in block.clone().enumerate() {
+            q[at * padded..][..c].copy_from_slice(&forward.qkv[row * heads.qkv_width() + head * c..][..c]);
+            dout[at * padded..][..c].copy_from_slice(&forward.dout[row * heads.q_width() + head * c..][..c]);
+        }
+        // Rows that go together all see what the last one of them sees; what is too much is then set to 0.
+        for_groups!(block.len(), |first, N| {
+            let visible = visible - (block.len() - first - N);
+            let q: [&[f32]; N] = std::array::from_fn(|n| &q[(first + n) * padded..][..c]);
+            blocked_dots(math, &mut p[first * stride..], stride, q, &tables.keys, path, visible);
+            let dout: [&[f32]; N] = std::array::from_fn(|n| &dout[(first + n) * padded..][..c]);
+            blocked_dots(math, &mut ds[first * stride..], stride, dout, &tables.values, path, visible);
+        });
         let scale = 1.0 / (c as f32).sqrt();
-        // sum_j p_j dp_j, by way of the output that they made.
-        let along = dot(math, query.dout, query.out);
-        for (p, ds) in p.as_chunks_mut::<LANES>().0.iter_mut().zip(ds.as_chunks_mut::<LANES>().0) {
-            for lane in 0..LANES {
-                p[lane] = exp(math, math.mul_add(p[lane], scale, -query.lse));
-                ds[lane] = p[lane] * (ds[lane] - along) * scale;
+        for (at, row) in block.clone().enumerate() {
+            let lse = forward.lse[row * heads.num_heads + head];
+            let out = &forward.out[row * heads.q_width() + head * c..][..c];
+            // sum_j p_j dp_j, by way of the output that they made.
+            let along = dot(math, &dout[at * padded..][..c], out);
+            let (p, ds) = (&mut p[at * stride..][..stride], &mut ds[at * stride..][..stride]);
+            for (p, ds) in p.as_chunks_mut::<LANES>().0.iter_mut().zip(ds.as_chunks_mut::<LANES>().0) {
+                for lane in 0..LANES {
+                    p[lane] = exp(math, math.mul_add(p[lane], scale, -lse));
+                    ds[lane] = p[lane] * (ds[lane] - along) * scale;
+                }
+            }
+            let seen = visible - (block.len() - 1 - at);
+            p[seen..].fill(0.0);
+            ds[seen..].fill(0.0);
+        }
+        for_groups!(block.len(), |first, N| {
+            let visible = visible - (block.len() - first - N);
+            let weights: [&[f32]; N] = std::array::from_fn(|n| &ds[(first + n) * stride..][..visible]);
+            weighted_sums(math, &mut dq[first * c..][..N * c], weights, &tables.key_rows, path, c);
+        });
+        let mut position = 0;
+        for segment in path {
+            let len = segment.len.min(visible - position);
+            for_groups!(len, |first, N| {
+                let (from, to) = (position + first, (segment.start + first) * padded);
+                add_rows::<N>(math, &mut dv[to..][..N * padded], &p[from..], stride, dout, padded);
+                add_rows::<N>(math, &mut dk[to..][..N * padded], &ds[from..], stride, q, padded);
+            });
+            position += len;
+        }
+    }
+}
+
+/// `sums[n][C] = sum_position weights[n][position] * rows[position]` over the positions of a path, in their order.
+#[inline(always)]
+fn weighted_sums<const N: usize>(
+    math: impl Arithmetic,
+    sums: &mut [f32],
+    weights: [&[f32]; N],
+    rows: &[f32],
+    path: &[Segment],
+    c: usize,
+) {
+    let (padded, visible) = (padded_dim(c), weights[0].len());
+    for channel in (0..c).step_by(LANES) {
+        let mut lanes = [math.splat(0.0); N];
+        let mut position = 0;
+        for segment in path {
+            let len = segment.len.min(visible - position);
+            let weights: [&[f32]; N] = std::array::from_fn(|n| &weights[n][position..][..len]);
+            let rows = rows[segment.start * padded..].chunks_exact(padded);
+            for (at, row) in rows.take(len).enumerate() {
+                let row = math.load(row[channel..].first_chunk().expect("rows are padded to whole vectors"));
+                for n in 0..N {
+                    lanes[n] = math.mul_add_lanes(math.splat(weights[n][at]), row, lanes[n]);
+                }
+            }
+            position += len;
+        }
+        let len = LANES.min(c - channel);
+        for n in 0..N {
+            sums[n * c + channel..][..len].copy_from_slice(&math.store(lanes[n])[..len]);
+        }
+    }
+}
+
+/// `to[n][C'] += sum_at weights[at * stride + n] * rows[at][C']`, in order of `at`.
+#[inline(always)]
+fn add_rows<const N: usize>(
+    math: impl Arithmetic,
+    to: &mut [f32],
+    weights: &[f32],
+    stride: usize,
+    rows: &[f32],
+    padded: usize,
+) {
+    for channel in (0..padded).step_by(LANES) {
+        let lanes_of = |row: &[f32]| math.load(row[channel..].first_chunk().expect("rows are padded to whole vectors"));
+        let mut sums: [_; N] = std::array::from_fn(|n| lanes_of(&to[n * padded..]));
+        for (row, weights) in rows.chunks_exact(padded).zip(weights.chunks(stride)) {
+            let row = lanes_of(row);
+            let weights: &[f32; N] = weights.first_chunk().expect("a weight for each of the positions");
+            for n in 0..N {
+                sums[n] = math.mul_add_lanes(math.splat(weights[n]), row, sums[n]);
             }
         }
-        for channel in (0..c).step_by(LANES) {
-            let len = LANES.min(c - channel);
-            let lanes = |values: &[f32]| {
-                let mut lanes = [0.0; LANES];
-                lanes[..len].copy_from_slice(&values[channel..][..len]);
-                lanes
-            };
-            let (q, dout) = (lanes(query.q), lanes(query.dout));
-            let mut sums = [0.0; LANES];
-            let mut position = 0;
-            for segment in path {
-                let n = segment.len.min(visible - position);
-                for at in 0..n {
-                    let (p, ds) = (p[position + at], ds[position + at]);
-                    let place = (segment.start + at) * padded + channel;
-                    let dk = dk[place..].first_chunk_mut::<LANES>().expect("rows are padded to whole vectors");
-                    let dv = dv[place..].first_chunk_mut::<LANES>().expect("rows are padded to whole vectors");
-                    let key = tables.key_rows[place..].first_chunk::<LANES>().expect("rows are padded to whole vectors");
-                    for lane in 0..LANES {
-                        dk[lane] = math.mul_add(ds, q[lane], dk[lane]);
-                        dv[lane] = math.mul_add(p, dout[lane], dv[lane]);
-                        sums[lane] = math.mul_add(ds, key[lane], sums[lane]);
-                    }
-                }
-                position += n;
-            }
-            dq[channel..][..len].copy_from_slice(&sums[..len]);
+        for n in 0..N {
+            to[n * padded + channel..][..LANES].copy_from_slice(&math.store(sums[n]));
         }
     }
 }
