@@ -110,9 +110,26 @@ fn for_each_chunk(data: &mut [u32], chunk: usize, work: impl Fn((usize, &mut [u3
     }
 }
 
+/// Interleaves `lines`, `width` at a time: `to[lines / width][step][width]`. Lines missing in the end are zeros.
+fn interleave(
+    level: Level,
+    to: &mut [u32],
+    from: Operand,
+    precision: Precision,
+    width: usize,
+    lines: Range<usize>,
+    steps: Range<usize>,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512Bf16 && precision == Precision::Bf16 && width >= x86::NARROWEST {
+        return x86::interleave(level, to, from, width, lines, steps);
+    }
+    interleave_plainly(level, to, from, precision, width, lines, steps);
+}
+
 multiversion! {
-    /// Interleaves `lines`, `width` at a time: `to[lines / width][step][width]`. Lines missing in the end are zeros.
-    fn interleave(
+    /// [`interleave`] in code that the compiler finds vectors for.
+    fn interleave_plainly(
         _math,
         to: &mut [u32],
         from: Operand,
@@ -122,25 +139,26 @@ multiversion! {
         steps: Range<usize>
     ) {
         match width {
-            16 => interleave_by::<16>(to, from, precision, lines, steps),
-            12 => interleave_by::<12>(to, from, precision, lines, steps),
-            8 => interleave_by::<8>(to, from, precision, lines, steps),
-            6 => interleave_by::<6>(to, from, precision, lines, steps),
-            4 => interleave_by::<4>(to, from, precision, lines, steps),
-            2 => interleave_by::<2>(to, from, precision, lines, steps),
-            1 => interleave_by::<1>(to, from, precision, lines, steps),
+            16 => for_each_group::<16>(to, from, lines, steps, |to, l, s| interleave_group(to, from, precision, l, s)),
+            12 => for_each_group::<12>(to, from, lines, steps, |to, l, s| interleave_group(to, from, precision, l, s)),
+            8 => for_each_group::<8>(to, from, lines, steps, |to, l, s| interleave_group(to, from, precision, l, s)),
+            6 => for_each_group::<6>(to, from, lines, steps, |to, l, s| interleave_group(to, from, precision, l, s)),
+            4 => for_each_group::<4>(to, from, lines, steps, |to, l, s| interleave_group(to, from, precision, l, s)),
+            2 => for_each_group::<2>(to, from, lines, steps, |to, l, s| interleave_group(to, from, precision, l, s)),
+            1 => for_each_group::<1>(to, from, lines, steps, |to, l, s| interleave_group(to, from, precision, l, s)),
             _ => unreachable!("no tile has {width} rows"),
         }
     }
 }
 
+/// Calls `interleave` for each group of at most `W` lines and some steps, with the units that they go to.
 #[inline(always)]
-fn interleave_by<const W: usize>(
+fn for_each_group<const W: usize>(
     to: &mut [u32],
     from: Operand,
-    precision: Precision,
     lines: Range<usize>,
     steps: Range<usize>,
+    interleave: impl Fn(&mut [[u32; W]], Range<usize>, Range<usize>),
 ) {
     // Columns are read a few steps at a time, so that a line of the cache serves all groups that share it.
     let block = if from.by_row { steps.len() } else { 32 };
@@ -148,20 +166,19 @@ fn interleave_by<const W: usize>(
         let part = start..steps.end.min(start + block);
         for (to, first) in to.chunks_mut(steps.len() * W).zip(lines.clone().step_by(W)) {
             let to = &mut to[(start - steps.start) * W..][..part.len() * W];
-            interleave_group::<W>(to, from, precision, first..lines.end.min(first + W), part.clone());
+            interleave(to.as_chunks_mut().0, first..lines.end.min(first + W), part.clone());
         }
     }
 }
 
 #[inline(always)]
 fn interleave_group<const W: usize>(
-    to: &mut [u32],
+    to: &mut [[u32; W]],
     from: Operand,
     precision: Precision,
     lines: Range<usize>,
     steps: Range<usize>,
 ) {
-    let (to, _) = to.as_chunks_mut::<W>();
     match (precision, from.by_row) {
         (Precision::F32, true) => transpose(to, from, lines, steps, 1, |x: &[f32; LANES]| x.map(f32::to_bits)),
         (Precision::Bf16, true) => transpose(to, from, lines, steps, 2, round_pairs),
@@ -253,6 +270,146 @@ fn round_bf16(x: f32) -> u32 {
     kept & 0xffff_0000
 }
 
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    //! bf16 with the conversions of AVX-512, which take denormals for zero as its products do.
+
+    use std::arch::x86_64::*;
+    use std::ops::Range;
+
+    use super::super::lanes::LANES;
+    use super::{Operand, for_each_group};
+    use crate::simd::Level;
+
+    /// Width of the narrowest tiles that whole vectors pay for.
+    pub(super) const NARROWEST: usize = 8;
+
+    /// [`super::interleave`] in bf16, for widths from [`NARROWEST`] on.
+    pub(super) fn interleave(
+        level: Level,
+        to: &mut [u32],
+        from: Operand,
+        width: usize,
+        lines: Range<usize>,
+        steps: Range<usize>,
+    ) {
+        assert_eq!(level.verified(), Level::Avx512Bf16);
+        // SAFETY: `verified` made sure that the processor has these instructions.
+        unsafe {
+            match width {
+                16 => groups::<16>(to, from, lines, steps),
+                12 => groups::<12>(to, from, lines, steps),
+                8 => groups::<8>(to, from, lines, steps),
+                _ => unreachable!("no wide tile has {width} rows"),
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn groups<const W: usize>(to: &mut [u32], from: Operand, lines: Range<usize>, steps: Range<usize>) {
+        for_each_group::<W>(to, from, lines, steps, |to, lines, steps| {
+            if from.by_row { transpose(to, from, lines, steps) } else { zip(to, from, lines, steps) }
+        });
+    }
+
+    /// Interleaves lines that are rows, in blocks of 16 steps.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn transpose<const W: usize>(to: &mut [[u32; W]], from: Operand, lines: Range<usize>, steps: Range<usize>) {
+        for (block, to) in to.chunks_mut(LANES).enumerate() {
+            let first = ((steps.start + block * LANES) * 2).min(from.depth);
+            let mut units = [_mm512_setzero_si512(); LANES];
+            for (units, line) in units.iter_mut().zip(lines.clone()) {
+                let line = &from.data[line * from.depth..][first..from.depth];
+                *units = round(load(line), load(line.get(LANES..).unwrap_or_default()));
+            }
+            for (units, to) in transposed(units).into_iter().zip(to) {
+                store(to, units);
+            }
+        }
+    }
+
+    /// Interleaves lines that are columns.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn zip<const W: usize>(to: &mut [[u32; W]], from: Operand, lines: Range<usize>, steps: Range<usize>) {
+        // Halves of a unit: first the even row's 16 numbers, then the odd row's.
+        let order: [u16; 2 * LANES] = std::array::from_fn(|at| (at / 2 + at % 2 * LANES) as u16);
+        // SAFETY: both types are 512 bits, and any bits will do.
+        let order = unsafe { std::mem::transmute::<[u16; 2 * LANES], __m512i>(order) };
+        let row = |row: usize| match row < from.depth {
+            true => load(&from.data[row * from.lines..][lines.clone()]),
+            false => _mm512_setzero_ps(),
+        };
+        for (to, step) in to.iter_mut().zip(steps) {
+            store(to, _mm512_permutexvar_epi16(order, round(row(2 * step), row(2 * step + 1))));
+        }
+    }
+
+    /// The first 16 numbers of `from`, zeros for those that it lacks.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(from: &[f32]) -> __m512 {
+        // SAFETY: the mask names numbers of `from` alone.
+        unsafe { _mm512_maskz_loadu_ps(mask(from.len()), from.as_ptr()) }
+    }
+
+    /// The first `W` units.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store<const W: usize>(to: &mut [u32; W], units: __m512i) {
+        // SAFETY: the mask names units of `to` alone.
+        unsafe { _mm512_mask_storeu_epi32(to.as_mut_ptr().cast(), mask(W), units) }
+    }
+
+    /// The lowest `len` of 16 bits.
+    #[inline(always)]
+    fn mask(len: usize) -> u16 {
+        if len >= LANES { u16::MAX } else { (1 << len) - 1 }
+    }
+
+    /// 32 numbers as bf16, to nearest and ties to even.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn round(low: __m512, high: __m512) -> __m512i {
+        // SAFETY: both types are 512 bits, and any bits will do.
+        unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+    }
+
+    /// The transpose of a matrix of 16 x 16 units.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+        let mut pairs = rows;
+        for i in (0..LANES).step_by(2) {
+            pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+        }
+        // Afterwards the quarter `q` of `fours[i + j]` holds column `4 q + j` of the rows `i .. i + 4`.
+        let mut fours = rows;
+        for i in (0..LANES).step_by(4) {
+            fours[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+            fours[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+            fours[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+            fours[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+        }
+        // Quarters 0 and 2, or 1 and 3, of both operands.
+        const EVEN: i32 = 0b10_00_10_00;
+        const ODD: i32 = 0b11_01_11_01;
+        let mut columns = rows;
+        for j in 0..4 {
+            let [a, b, c, d] = [fours[j], fours[j + 4], fours[j + 8], fours[j + 12]];
+            let (even, odd) = (_mm512_shuffle_i32x4::<EVEN>(a, b), _mm512_shuffle_i32x4::<ODD>(a, b));
+            let (even_below, odd_below) = (_mm512_shuffle_i32x4::<EVEN>(c, d), _mm512_shuffle_i32x4::<ODD>(c, d));
+            columns[j] = _mm512_shuffle_i32x4::<EVEN>(even, even_below);
+            columns[j + 4] = _mm512_shuffle_i32x4::<EVEN>(odd, odd_below);
+            columns[j + 8] = _mm512_shuffle_i32x4::<ODD>(even, even_below);
+            columns[j + 12] = _mm512_shuffle_i32x4::<ODD>(odd, odd_below);
+        }
+        columns
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use half::bf16;
@@ -265,6 +422,30 @@ mod tests {
         fn rounding_is_that_of_half(bits: u32) {
             let x = f32::from_bits(bits);
             prop_assert_eq!((round_bf16(x) >> 16) as u16, bf16::from_f32(x).to_bits());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_level_packs_the_same_units(
+            lines in 1..70usize, depth in 1..100usize, by_row: bool, bits in proptest::collection::vec(any::<u32>(), 7000),
+        ) {
+            // Denormals count as zero at the highest level.
+            let data: Vec<f32> = bits.into_iter().map(f32::from_bits).map(|x| if x.is_subnormal() { 0.0 } else { x }).collect();
+            let from = Operand { data: &data[..lines * depth], lines, depth, by_row };
+            for (precision, width) in [(Precision::F32, 16), (Precision::Bf16, 16), (Precision::Bf16, 12), (Precision::Bf16, 8)] {
+                let all = steps(precision, depth);
+                let part = all / 3..all;
+                let packed = |level: Level| {
+                    let mut to = vec![7; lines.next_multiple_of(width) * part.len()];
+                    interleave(level, &mut to, from, precision, width, 0..lines, part.clone());
+                    to
+                };
+                let expected = packed(Level::Scalar);
+                for level in Level::available() {
+                    prop_assert!(packed(level) == expected, "{level}, {precision:?}, width {width}");
+                }
+            }
         }
     }
 }
