@@ -21,6 +21,9 @@ fn figures_have_their_names_and_are_numbers() {
         for name in [rate, "tokens_per_s", "seconds", "gflops", "product_gflops", "mfu"] {
             assert!(figures[name].as_f64().is_some_and(|x| x > 0.0), "{name}: {figures}");
         }
+        let operations = figures["operations"].as_object().unwrap();
+        let sum: f64 = operations.values().map(|seconds| seconds.as_f64().unwrap()).sum();
+        assert!(operations["linear_forward"].as_f64().unwrap() > 0.0 && sum > 0.0, "{figures}");
         if cfg!(target_os = "linux") {
             assert!(figures["peak_rss_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{figures}");
         }
@@ -30,6 +33,8 @@ fn figures_have_their_names_and_are_numbers() {
         (&"generate".into(), &"train".into(), &"f32".into())
     );
     assert_eq!(generate["threads"], 1);
+    assert!(train["operations"]["attention_backward"].as_f64().is_some_and(|seconds| seconds > 0.0));
+    assert!(generate["operations"].get("attention_backward").is_none());
     let peers = std::fs::read_to_string(root().join("benches/peers/compare.py")).unwrap();
     assert!(peers.contains("new_tokens_per_s") && peers.contains("pairs_per_s"));
 }

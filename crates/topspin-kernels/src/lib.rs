@@ -5,3 +5,4 @@ pub mod device;
 pub mod gemm;
 pub mod rng;
 pub mod simd;
+pub mod timed;

@@ -190,6 +190,15 @@ impl Manifest {
         Ok(())
     }
 
+    /// Whether the stages are `planned`, those of the settings.
+    pub fn check_stages(&self, planned: &[String], dir: &Path) -> Result<(), RunError> {
+        if self.stages.iter().map(|stage| &stage.name).eq(planned) {
+            return Ok(());
+        }
+        let problem = "its stages are not those of the configuration".into();
+        Err(RunError::Damaged { path: dir.join("manifest.json"), line: 1, problem })
+    }
+
     /// Whether the artefacts of the finished stages are as they were left.
     pub fn check_artefacts(&self, dir: &Path) -> Result<(), RunError> {
         for stage in self.stages.iter().filter(|stage| stage.state == State::Done) {

@@ -47,6 +47,7 @@ impl<'a, D: Device + Clone> Run<'a, D> {
             let manifest = Manifest::read(&dir)?;
             manifest.check_same_inputs(&inputs, &dir)?;
             manifest.check_same_config(&config, &dir)?;
+            manifest.check_stages(&plan(&config), &dir)?;
             manifest.check_artefacts(&dir)?;
             manifest
         } else {

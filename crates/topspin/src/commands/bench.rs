@@ -2,6 +2,7 @@
 //!
 //! The figures and their names are those of `benches/peers/`, which times the same work in other programs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,11 +16,13 @@ use topspin_game::pair::{Response, Tree, all_pairs};
 use topspin_game::run::product_rate;
 use topspin_game::schedule::{Schedule, Shape};
 use topspin_game::trainer::{TrainSettings, Trainer};
+use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Use;
+use topspin_kernels::timed::{Seconds, Timed};
 use topspin_model::decoder::Keep;
 use topspin_rollout::{Engine, EngineSettings, Event, Finish, Request, SampleKey};
 
-use crate::engine::{self, Model};
+use crate::engine;
 use crate::flags::{ModelFlags, positive};
 use crate::{machine, output, progress};
 
@@ -31,8 +34,8 @@ Examples:
 
 /// Measure speed and memory on this machine
 ///
-/// Prints tokens/s, MFU (the arithmetic that was done over what matrix products alone reach, measured in the same run)
-/// and the largest memory that the process held. A time is the median of its repetitions.
+/// Prints tokens/s, MFU (the arithmetic that was done over what matrix products alone reach, measured in the same run),
+/// the largest memory that the process held, and where the time went by operation. Rates are of the median repetition.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -99,6 +102,9 @@ struct Common {
     json: bool,
 }
 
+/// A model whose operations are timed.
+type Model = engine::Model<Timed<Cpu>>;
+
 /// Token ids to work on.
 #[derive(Default, Deserialize)]
 struct Tokens {
@@ -134,6 +140,8 @@ struct Figures {
     product_gflops: f64,
     mfu: f64,
     peak_rss_bytes: Option<u64>,
+    /// Seconds of a repetition by operation, in the mean.
+    operations: BTreeMap<&'static str, f64>,
 }
 
 /// Measures and prints.
@@ -166,7 +174,7 @@ fn generate(common: &Common, sequences: usize, prompt_tokens: usize, new_tokens:
         .map(|(prompt, at)| Request { prompt, key: SampleKey { prompt: at, sample: 0 }, max_new_tokens: new_tokens })
         .collect();
     let settings = EngineSettings { live_sequences: sequences, ..EngineSettings::default() };
-    let mut times = Times::default();
+    let mut times = Times::new(&model);
     let mut last = topspin_rollout::Progress::default();
     for _ in bar(common.steps) {
         // A new engine each time: the old one would have the last sequence's keys and values still.
@@ -212,9 +220,9 @@ fn train(
         generated: vec![response(pair.generated)],
     };
     let trees: Vec<Tree> = tokens.into_iter().map(tree).collect();
+    let mut times = Times::new(&model);
     let (files, all) = (model.files, all_pairs(&trees));
     let mut trainer = Trainer::new(model.decoder, settings);
-    let mut times = Times::default();
     let mut last = None;
     for _ in bar(common.steps) {
         last = Some(times.time(|| trainer.spin_step(&trees, &all, Objective::Logistic, 0.1))?.throughput);
@@ -236,7 +244,7 @@ fn load(common: &Common, for_use: Use, prompt: usize, response: usize) -> anyhow
         "`--prompt-tokens {prompt}` and `--response-tokens {response}` are more than the model's context of {context}; \
          ask for fewer"
     );
-    Model::load(files, &common.model, for_use)
+    Model::load_on(Timed::new(Cpu::new()), files, &common.model, for_use)
 }
 
 /// AdamW, as the peers.
@@ -280,26 +288,38 @@ fn random(model: &Model, stream: u64, len: usize) -> Vec<u32> {
 }
 
 /// Times of repetitions, the first of which warms up.
-#[derive(Default)]
 struct Times {
+    device: Timed<Cpu>,
     warm: bool,
     clock: Vec<f64>,
     processor: Vec<f64>,
+    operations: Seconds,
 }
 
 impl Times {
+    fn new(model: &Model) -> Self {
+        let device = model.decoder.device().clone();
+        Self { device, warm: false, clock: Vec::new(), processor: Vec::new(), operations: Seconds::new() }
+    }
+
     fn time<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        self.device.take();
         let (clock, processor) = (Instant::now(), machine::cpu_seconds());
         let result = work();
         if self.warm {
             self.clock.push(clock.elapsed().as_secs_f64());
             self.processor.extend(machine::cpu_seconds().zip(processor).map(|(now, then)| now - then));
+            for (operation, seconds) in self.device.take() {
+                *self.operations.entry(operation).or_default() += seconds;
+            }
         }
         self.warm = true;
         result
     }
 
     fn figures(self, work: &'static str, model: &Model, rate: f64, rows: u64, flops: u64) -> Figures {
+        let repetitions = self.clock.len() as f64;
+        let operations = self.operations.into_iter().map(|(name, seconds)| (name, seconds / repetitions)).collect();
         let seconds = median(self.clock).expect("there is one timed repetition at least");
         Figures {
             work,
@@ -314,6 +334,7 @@ impl Times {
             product_gflops: rate / 1e9,
             mfu: flops as f64 / seconds / rate,
             peak_rss_bytes: machine::peak_rss_bytes(),
+            operations,
         }
     }
 }
@@ -343,6 +364,14 @@ fn print_table(figures: &Figures) -> anyhow::Result<()> {
         writeln!(out, "{:<22} {:>9.1}%   {share}", "MFU", 100.0 * figures.mfu)?;
         if let Some(bytes) = figures.peak_rss_bytes {
             writeln!(out, "{:<22} {:>10.1}", "peak memory, MiB", bytes as f64 / f64::from(1 << 20))?;
+        }
+        writeln!(out)?;
+        let elsewhere = figures.seconds - figures.operations.values().sum::<f64>();
+        let mut rows: Vec<_> = figures.operations.iter().map(|(name, seconds)| (*name, *seconds)).collect();
+        rows.push(("all else", elsewhere.max(0.0)));
+        rows.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for (name, seconds) in rows {
+            writeln!(out, "{name:<22} {seconds:>10.3} s {:>5.1}%", 100.0 * seconds / figures.seconds)?;
         }
         Ok(())
     })

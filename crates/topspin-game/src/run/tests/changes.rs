@@ -117,4 +117,6 @@ fn a_damaged_manifest_is_named() {
     assert!(error(fixture.play("out", &[])).contains(&format!("of `{path}` cannot be understood (EOF")));
     fs::write(&path, text.replace("\"format\": 1", "\"format\": 99")).unwrap();
     assert!(error(fixture.play("out", &[])).contains("whose folders have another form"));
+    fs::write(&path, text.replace("iter-1/train", "iter-1/rest")).unwrap();
+    assert!(error(fixture.play("out", &[])).contains("its stages are not those of the configuration"));
 }

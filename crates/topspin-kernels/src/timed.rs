@@ -1,0 +1,251 @@
+//! A device that tells where the time goes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::device::{AdamW, Device, HeadShape, In, Out, RmsProp, Span, Use};
+use crate::gemm::Precision;
+
+/// Seconds by operation, under the name that the operation has in [`Device`].
+pub type Seconds = BTreeMap<&'static str, f64>;
+
+/// A device, with the time that each of its operations takes. Clones count together.
+///
+/// Time is taken from a call to its return, so the device must be done by then.
+#[derive(Clone, Debug)]
+pub struct Timed<D> {
+    device: D,
+    seconds: Arc<Mutex<Seconds>>,
+}
+
+impl<D> Timed<D> {
+    /// A device that has not worked yet.
+    pub fn new(device: D) -> Self {
+        Self { device, seconds: Arc::default() }
+    }
+
+    /// What was counted since the last call of this.
+    pub fn take(&self) -> Seconds {
+        std::mem::take(&mut self.seconds.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn time<R>(&self, operation: &'static str, work: impl FnOnce(&D) -> R) -> R {
+        let start = Instant::now();
+        let result = work(&self.device);
+        let elapsed = start.elapsed().as_secs_f64();
+        *self.seconds.lock().unwrap_or_else(PoisonError::into_inner).entry(operation).or_default() += elapsed;
+        result
+    }
+}
+
+impl<D: Device> Device for Timed<D> {
+    type Buffer = D::Buffer;
+    type Weight = D::Weight;
+    type Kv = D::Kv;
+
+    fn alloc(&self, len: usize) -> Self::Buffer {
+        self.device.alloc(len)
+    }
+
+    fn upload(&self, from: Vec<f32>) -> Self::Buffer {
+        self.device.upload(from)
+    }
+
+    fn write(&self, to: Out<Self::Buffer>, from: &[f32]) {
+        self.time("write", |device| device.write(to, from))
+    }
+
+    fn read(&self, from: In<Self::Buffer>, to: &mut [f32]) {
+        self.time("read", |device| device.read(from, to))
+    }
+
+    fn copy(&self, to: Out<Self::Buffer>, from: In<Self::Buffer>) {
+        self.time("copy", |device| device.copy(to, from))
+    }
+
+    fn zero(&self, to: Out<Self::Buffer>) {
+        self.time("zero", |device| device.zero(to))
+    }
+
+    fn embedding_forward(&self, out: Out<Self::Buffer>, table: In<Self::Buffer>, ids: &[u32]) {
+        self.time("embedding_forward", |device| device.embedding_forward(out, table, ids))
+    }
+
+    fn embedding_backward(&self, dtable: Out<Self::Buffer>, dout: In<Self::Buffer>, ids: &[u32]) {
+        self.time("embedding_backward", |device| device.embedding_backward(dtable, dout, ids))
+    }
+
+    fn gather_forward(&self, out: Out<Self::Buffer>, x: In<Self::Buffer>, rows: &[u32]) {
+        self.time("gather_forward", |device| device.gather_forward(out, x, rows))
+    }
+
+    fn gather_backward(&self, dx: Out<Self::Buffer>, dout: In<Self::Buffer>, rows: &[u32]) {
+        self.time("gather_backward", |device| device.gather_backward(dx, dout, rows))
+    }
+
+    fn rmsnorm_forward(
+        &self,
+        y: Out<Self::Buffer>,
+        rstd: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        eps: f32,
+    ) {
+        self.time("rmsnorm_forward", |device| device.rmsnorm_forward(y, rstd, x, w, eps))
+    }
+
+    fn rmsnorm_backward(
+        &self,
+        dx: Out<Self::Buffer>,
+        dw: Out<Self::Buffer>,
+        dy: In<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        rstd: In<Self::Buffer>,
+    ) {
+        self.time("rmsnorm_backward", |device| device.rmsnorm_backward(dx, dw, dy, x, w, rstd))
+    }
+
+    fn weight(&self, precision: Precision, w: In<Self::Buffer>, n: usize, k: usize, for_use: Use) -> Self::Weight {
+        self.device.weight(precision, w, n, k, for_use)
+    }
+
+    fn weight_update(&self, weight: &mut Self::Weight, w: In<Self::Buffer>) {
+        self.time("weight_update", |device| device.weight_update(weight, w))
+    }
+
+    fn linear_forward(
+        &self,
+        y: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        weight: &Self::Weight,
+        accumulate: bool,
+    ) {
+        self.time("linear_forward", |device| device.linear_forward(y, x, w, weight, accumulate))
+    }
+
+    fn linear_backward_input(
+        &self,
+        dx: Out<Self::Buffer>,
+        dy: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        weight: &Self::Weight,
+        accumulate: bool,
+    ) {
+        self.time("linear_backward_input", |device| device.linear_backward_input(dx, dy, w, weight, accumulate))
+    }
+
+    fn linear_backward_weight(
+        &self,
+        dw: Out<Self::Buffer>,
+        dy: In<Self::Buffer>,
+        x: In<Self::Buffer>,
+        weight: &Self::Weight,
+    ) {
+        self.time("linear_backward_weight", |device| device.linear_backward_weight(dw, dy, x, weight))
+    }
+
+    fn rope_forward(&self, qkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape) {
+        self.time("rope_forward", |device| device.rope_forward(qkv, table, positions, heads))
+    }
+
+    fn rope_backward(&self, dqkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape) {
+        self.time("rope_backward", |device| device.rope_backward(dqkv, table, positions, heads))
+    }
+
+    fn kv(&self, layers: usize, slots: usize, heads: HeadShape) -> Self::Kv {
+        self.device.kv(layers, slots, heads)
+    }
+
+    fn kv_append(&self, kv: &mut Self::Kv, layer: usize, qkv: In<Self::Buffer>, slots: &[u32]) {
+        self.time("kv_append", |device| device.kv_append(kv, layer, qkv, slots))
+    }
+
+    fn attention_forward(
+        &self,
+        out: Out<Self::Buffer>,
+        lse: Out<Self::Buffer>,
+        qkv: In<Self::Buffer>,
+        kv: &Self::Kv,
+        layer: usize,
+        spans: &[Span],
+    ) {
+        self.time("attention_forward", |device| device.attention_forward(out, lse, qkv, kv, layer, spans))
+    }
+
+    fn attention_backward(
+        &self,
+        dqkv: Out<Self::Buffer>,
+        dout: In<Self::Buffer>,
+        out: In<Self::Buffer>,
+        qkv: In<Self::Buffer>,
+        lse: In<Self::Buffer>,
+        spans: &[Span],
+        heads: HeadShape,
+    ) {
+        self.time("attention_backward", |device| device.attention_backward(dqkv, dout, out, qkv, lse, spans, heads))
+    }
+
+    fn swiglu_forward(&self, y: Out<Self::Buffer>, gate_up: In<Self::Buffer>, width: usize) {
+        self.time("swiglu_forward", |device| device.swiglu_forward(y, gate_up, width))
+    }
+
+    fn swiglu_backward(
+        &self,
+        dgate_up: Out<Self::Buffer>,
+        dy: In<Self::Buffer>,
+        gate_up: In<Self::Buffer>,
+        width: usize,
+    ) {
+        self.time("swiglu_backward", |device| device.swiglu_backward(dgate_up, dy, gate_up, width))
+    }
+
+    fn logprob_forward(
+        &self,
+        logp: Out<Self::Buffer>,
+        lse: Out<Self::Buffer>,
+        logits: In<Self::Buffer>,
+        targets: &[u32],
+    ) {
+        self.time("logprob_forward", |device| device.logprob_forward(logp, lse, logits, targets))
+    }
+
+    fn logprob_backward(
+        &self,
+        logits: Out<Self::Buffer>,
+        dlogp: In<Self::Buffer>,
+        lse: In<Self::Buffer>,
+        targets: &[u32],
+    ) {
+        self.time("logprob_backward", |device| device.logprob_backward(logits, dlogp, lse, targets))
+    }
+
+    fn adamw_step(
+        &self,
+        params: Out<Self::Buffer>,
+        first: Out<Self::Buffer>,
+        second: Out<Self::Buffer>,
+        grads: In<Self::Buffer>,
+        grad_scale: f32,
+        settings: AdamW,
+    ) {
+        self.time("adamw_step", |device| device.adamw_step(params, first, second, grads, grad_scale, settings))
+    }
+
+    fn rmsprop_step(
+        &self,
+        params: Out<Self::Buffer>,
+        square: Out<Self::Buffer>,
+        grads: In<Self::Buffer>,
+        grad_scale: f32,
+        settings: RmsProp,
+    ) {
+        self.time("rmsprop_step", |device| device.rmsprop_step(params, square, grads, grad_scale, settings))
+    }
+
+    fn sum_squares(&self, x: In<Self::Buffer>) -> f64 {
+        self.time("sum_squares", |device| device.sum_squares(x))
+    }
+}
