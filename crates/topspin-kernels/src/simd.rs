@@ -138,6 +138,8 @@ pub trait Arithmetic: Copy {
     /// 16 numbers in vector registers. Loops over `[f32; 16]` become vector code too, but only while there are few of
     /// them: a tile of several sums is kept in registers reliably by this type alone.
     type Lanes: Copy;
+    /// How many [`Lanes`](Self::Lanes) of sums the registers hold beside the operands.
+    const SUMS: usize;
 
     /// `a * b + c`: rounded once where the level has a fused instruction, else after each operation.
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
@@ -164,6 +166,8 @@ macro_rules! portable {
     ($name:ident, |$a:ident, $b:ident, $c:ident| $mul_add:expr) => {
         impl Arithmetic for $name {
             type Lanes = [f32; 16];
+            // Lanes take 4 registers of 128 bits; aarch64 has 32 of them, x86-64 without AVX 16.
+            const SUMS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
 
             #[inline(always)]
             fn mul_add(self, $a: f32, $b: f32, $c: f32) -> f32 {
@@ -233,6 +237,7 @@ mod x86 {
 
     impl Arithmetic for Avx2 {
         type Lanes = [__m256; 2];
+        const SUMS: usize = 6;
 
         #[inline(always)]
         fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
@@ -271,6 +276,7 @@ mod x86 {
 
     impl Arithmetic for Avx512 {
         type Lanes = __m512;
+        const SUMS: usize = 24;
 
         #[inline(always)]
         fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {

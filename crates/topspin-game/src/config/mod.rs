@@ -232,7 +232,7 @@ pub struct Train {
     /// 4 take half the time of 4 pairs apart, but a step sees fewer prompts. 1 shuffles all pairs.
     pub pairs_per_prompt: usize,
     /// Rows of one forward and backward, which bounds the memory of activations; a step of more rows accumulates
-    /// gradients. 512: on two cores 2048 are a tenth faster, and take a third more memory in a model of 135 million
+    /// gradients. 512: on two cores 2048 are no faster, and take a third more memory in a model of 135 million
     /// parameters. A tree that alone is longer makes a batch of its own.
     pub batch_tokens: usize,
     /// Largest norm of the gradient; 0 does not clip. 1 is the custom, and keeps the first steps of a moment small.
