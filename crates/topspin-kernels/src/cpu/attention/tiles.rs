@@ -1,0 +1,210 @@
+//! Sums over positions and channels, some rows and vectors at a time in registers. A sum alone would wait for the end of
+//! each multiply-add; their number changes no bit of any of them.
+
+use super::super::kv::padded_dim;
+use super::super::math::LANES;
+use crate::device::Segment;
+use crate::simd::Arithmetic;
+
+/// Calls the body with `first` and a constant `N` for groups of at most 4 that together are `0..count`: what a group
+/// reads in common is loaded once, and its sums fit into registers.
+macro_rules! for_groups {
+    ($count:expr, |$first:ident, $n:ident| $body:block) => {{
+        let count: usize = $count;
+        let mut $first = 0;
+        while $first < count {
+            match count - $first {
+                1 => for_groups!(@one 1, $first, $n, $body),
+                2 => for_groups!(@one 2, $first, $n, $body),
+                3 => for_groups!(@one 3, $first, $n, $body),
+                _ => for_groups!(@one 4, $first, $n, $body),
+            }
+        }
+    }};
+    (@one $size:literal, $first:ident, $n:ident, $body:block) => {{
+        const $n: usize = $size;
+        $body
+        $first += $n;
+    }};
+}
+
+/// Calls the body with `channel` and a constant `V` for groups of at most 4 vectors of channels that together are
+/// `0..$padded`, as many at a time as there are registers for the sums of `N` rows.
+macro_rules! for_channels {
+    ($math:ident, $n:ident, $padded:expr, |$channel:ident, $v:ident| $body:block) => {{
+        let padded: usize = $padded;
+        let mut $channel = 0;
+        while $channel < padded {
+            let left = (padded - $channel) / LANES;
+            if left >= 4 && $math::SUMS >= 4 * $n {
+                for_channels!(@one 4, $channel, $v, $body)
+            } else if left >= 2 && $math::SUMS >= 2 * $n {
+                for_channels!(@one 2, $channel, $v, $body)
+            } else {
+                for_channels!(@one 1, $channel, $v, $body)
+            }
+        }
+    }};
+    (@one $size:literal, $channel:ident, $v:ident, $body:block) => {{
+        const $v: usize = $size;
+        $body
+        $channel += $v * LANES;
+    }};
+}
+
+pub(super) use for_groups;
+
+/// `scores[n * stride + position] = queries[n] · blocked[position]` for the first `visible` positions of a path.
+#[inline(always)]
+pub(super) fn blocked_dots<M: Arithmetic, const N: usize>(
+    math: M,
+    scores: &mut [f32],
+    stride: usize,
+    queries: [&[f32]; N],
+    blocked: &[f32],
+    path: &[Segment],
+    visible: usize,
+) {
+    let mut position = 0;
+    for segment in path {
+        let end = segment.start + segment.len.min(visible - position);
+        let mut slot = segment.start;
+        while slot < end {
+            let whole = if slot.is_multiple_of(LANES) { (end - slot) / LANES } else { 0 };
+            let scores = &mut scores[position..];
+            let done = if whole >= 4 && M::SUMS >= 4 * N {
+                block_dots::<M, N, 4>(math, scores, stride, queries, blocked, slot, end)
+            } else if whole >= 2 && M::SUMS >= 2 * N {
+                block_dots::<M, N, 2>(math, scores, stride, queries, blocked, slot, end)
+            } else {
+                block_dots::<M, N, 1>(math, scores, stride, queries, blocked, slot, end)
+            };
+            position += done;
+            slot += done;
+        }
+    }
+}
+
+/// The part of [`blocked_dots`] from `slot` on that lies in the same block and the `B - 1` next, before `end`. Returns
+/// the number of positions.
+#[inline(always)]
+fn block_dots<M: Arithmetic, const N: usize, const B: usize>(
+    math: M,
+    scores: &mut [f32],
+    stride: usize,
+    queries: [&[f32]; N],
+    blocked: &[f32],
+    slot: usize,
+    end: usize,
+) -> usize {
+    let c = queries[0].len();
+    let blocks = &blocked[slot / LANES * LANES * c..][..B * LANES * c];
+    let blocks: [&[[f32; LANES]]; B] = std::array::from_fn(|b| &blocks.as_chunks().0[b * c..][..c]);
+    let mut sums = [[math.splat(0.0); B]; N];
+    for channel in 0..c {
+        let mut keys = [math.splat(0.0); B];
+        for b in 0..B {
+            keys[b] = math.load(&blocks[b][channel]);
+        }
+        for n in 0..N {
+            let query = math.splat(queries[n][channel]);
+            for b in 0..B {
+                sums[n][b] = math.mul_add_lanes(query, keys[b], sums[n][b]);
+            }
+        }
+    }
+    // Only a single block may begin or end within its lanes.
+    let first = slot % LANES;
+    let count = (end - slot).min(B * LANES - first);
+    for n in 0..N {
+        for b in 0..B {
+            let lanes = first..LANES.min(first + count - b * LANES);
+            scores[n * stride + b * LANES..][..lanes.len()].copy_from_slice(&math.store(sums[n][b])[lanes]);
+        }
+    }
+    count
+}
+
+/// `sums[n][C] = sum_position weights[n][position] * rows[position]` over the positions of a path, in their order.
+#[inline(always)]
+pub(super) fn weighted_sums<M: Arithmetic, const N: usize>(
+    math: M,
+    sums: &mut [f32],
+    weights: [&[f32]; N],
+    rows: &[f32],
+    path: &[Segment],
+    c: usize,
+) {
+    for_channels!(M, N, padded_dim(c), |channel, V| {
+        let (padded, visible) = (padded_dim(c), weights[0].len());
+        let mut lanes = [[math.splat(0.0); V]; N];
+        let mut position = 0;
+        for segment in path {
+            let len = segment.len.min(visible - position);
+            let weights: [&[f32]; N] = std::array::from_fn(|n| &weights[n][position..][..len]);
+            let rows = rows[segment.start * padded..].chunks_exact(padded);
+            for (at, row) in rows.take(len).enumerate() {
+                let row = vectors::<M, V>(math, &row[channel..]);
+                for n in 0..N {
+                    let weight = math.splat(weights[n][at]);
+                    for v in 0..V {
+                        lanes[n][v] = math.mul_add_lanes(weight, row[v], lanes[n][v]);
+                    }
+                }
+            }
+            position += len;
+        }
+        for n in 0..N {
+            for v in 0..V {
+                let channel = channel + v * LANES;
+                let len = LANES.min(c - channel);
+                sums[n * c + channel..][..len].copy_from_slice(&math.store(lanes[n][v])[..len]);
+            }
+        }
+    });
+}
+
+/// `to[n][C'] += sum_at weights[at * stride + n] * rows[at][C']`, in order of `at`.
+#[inline(always)]
+pub(super) fn add_rows<M: Arithmetic, const N: usize>(
+    math: M,
+    to: &mut [f32],
+    weights: &[f32],
+    stride: usize,
+    rows: &[f32],
+    padded: usize,
+) {
+    for_channels!(M, N, padded, |channel, V| {
+        let mut sums = [[math.splat(0.0); V]; N];
+        for n in 0..N {
+            sums[n] = vectors(math, &to[n * padded + channel..]);
+        }
+        for (row, weights) in rows.chunks_exact(padded).zip(weights.chunks(stride)) {
+            let row = vectors::<M, V>(math, &row[channel..]);
+            let weights: &[f32; N] = weights.first_chunk().expect("a weight for each of the positions");
+            for n in 0..N {
+                let weight = math.splat(weights[n]);
+                for v in 0..V {
+                    sums[n][v] = math.mul_add_lanes(weight, row[v], sums[n][v]);
+                }
+            }
+        }
+        for n in 0..N {
+            for v in 0..V {
+                to[n * padded + channel + v * LANES..][..LANES].copy_from_slice(&math.store(sums[n][v]));
+            }
+        }
+    });
+}
+
+/// The first `V` vectors of a row that is padded to whole ones.
+#[inline(always)]
+fn vectors<M: Arithmetic, const V: usize>(math: M, row: &[f32]) -> [M::Lanes; V] {
+    // A loop and not `from_fn`, whose result would not stay in registers.
+    let (row, _) = row[..V * LANES].as_chunks::<LANES>();
+    let mut vectors = [math.splat(0.0); V];
+    for v in 0..V {
+        vectors[v] = math.load(&row[v]);
+    }
+    vectors
+}
