@@ -12,8 +12,9 @@
 //!
 //! Both operands are packed: 16 columns of the right one interleaved into a *panel*, a few rows of the left one into a
 //! row *tile*. The inner loop multiplies one row tile with a few panels and keeps all sums in registers (Goto & van de
-//! Geijn, "Anatomy of high-performance matrix multiplication", 2008). Weights are packed when they change, not when
-//! they are used: below some hundred rows that copy would cost more than the product.
+//! Geijn, "Anatomy of high-performance matrix multiplication", 2008). For generation weights are packed when they
+//! change, not when they are used: below some hundred rows that copy would cost more than the product. Training, which
+//! has the rows, packs on the way.
 //!
 //! The modules, from the outside in: `product` cuts and deals out the work, `pack` copies operands, `tile` is the inner
 //! loop, `lanes` the vector instructions.
