@@ -12,9 +12,9 @@
 //!
 //! Both operands are packed: 16 columns of the right one interleaved into a *panel*, a few rows of the left one into a
 //! row *tile*. The inner loop multiplies one row tile with a few panels and keeps all sums in registers (Goto & van de
-//! Geijn, "Anatomy of high-performance matrix multiplication", 2008). For generation weights are packed when they
-//! change, not when they are used: below some hundred rows that copy would cost more than the product. Training, which
-//! has the rows, packs on the way.
+//! Geijn, "Anatomy of high-performance matrix multiplication", 2008). Weights are packed when they change, not when
+//! they are used: below some hundred rows that copy would cost more than the product. Training in `f32`, where packed
+//! weights would be two more copies of the parameters at full size, packs on the way.
 //!
 //! The modules, from the outside in: `product` cuts and deals out the work, `pack` copies operands, `tile` is the inner
 //! loop, `lanes` the vector instructions.
@@ -48,25 +48,28 @@ pub struct Weight {
     n: usize,
     k: usize,
     /// Panels of 16 rows of the matrix, for the forward.
-    panels: Option<Vec<u32>>,
+    forward: Option<Vec<u32>>,
+    /// Panels of 16 of its columns, for the gradient of the input.
+    backward: Option<Vec<u32>>,
 }
 
 impl Weight {
     /// Lays out `w[n,k]` for products in `precision` with the instructions of `level`.
     ///
-    /// `for_use` decides about speed and memory alone: every weight can take part in every product. For generation the
-    /// forward's panels are kept. Training keeps none: a batch of some hundred rows hides the packing on the way, and
-    /// the panels of both products would be another copy of the weights.
+    /// `for_use` decides about speed and memory alone: every weight can take part in every product. What is not kept
+    /// packed is packed on the way.
     ///
     /// # Panics
     /// If `n` or `k` is 0, if `w` has another length than `n * k`, or if the level is not available.
     pub fn prepare(level: Level, precision: Precision, w: &[f32], n: usize, k: usize, for_use: Use) -> Self {
         assert!(n > 0 && k > 0, "weights of shape [{n}, {k}]");
-        let panels = match for_use {
-            Use::Forward => Some(vec![0; n.next_multiple_of(LANES) * steps(precision, k)]),
-            Use::ForwardAndBackward => None,
+        let panels = |lines: usize, depth: usize| Some(vec![0; lines.next_multiple_of(LANES) * steps(precision, depth)]);
+        let (forward, backward) = match (for_use, precision) {
+            (Use::Forward, _) => (panels(n, k), None),
+            (Use::ForwardAndBackward, Precision::Bf16) => (panels(n, k), panels(k, n)),
+            (Use::ForwardAndBackward, Precision::F32) => (None, None),
         };
-        let mut weight = Self { level: level.verified(), precision, n, k, panels };
+        let mut weight = Self { level: level.verified(), precision, n, k, forward, backward };
         weight.update(w);
         weight
     }
@@ -78,10 +81,18 @@ impl Weight {
     pub fn update(&mut self, w: &[f32]) {
         let Self { level, precision, n, k, .. } = *self;
         assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-        if let Some(panels) = &mut self.panels {
+        if let Some(panels) = &mut self.forward {
             pack_panels(level, precision, panels, Operand::rows(w, n, k), 0..n, 0..steps(precision, k));
         }
+        if let Some(panels) = &mut self.backward {
+            pack_panels(level, precision, panels, Operand::columns(w, k, n), 0..k, 0..steps(precision, n));
+        }
     }
+}
+
+/// Panels that are there, or the operand that they are to be made of.
+fn panels<'a>(packed: &'a Option<Vec<u32>>, plain: Operand<'a>) -> Panels<'a> {
+    packed.as_deref().map_or(Panels::Plain(plain), Panels::Packed)
 }
 
 /// `y[m,n] = x[m,k] · wᵀ`, or `+=` when `accumulate`. `w` are the weights that `weight` was last updated with.
@@ -91,10 +102,7 @@ impl Weight {
 pub fn linear_forward(y: &mut [f32], x: &[f32], w: &[f32], weight: &Weight, accumulate: bool) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-    let panels = match &weight.panels {
-        Some(panels) => Panels::Packed(panels),
-        None => Panels::Plain(Operand::rows(w, n, k)),
-    };
+    let panels = panels(&weight.forward, Operand::rows(w, n, k));
     product(level, precision, y, Operand::rows(x, row_count(x, k), k), panels, n, accumulate);
 }
 
@@ -105,8 +113,8 @@ pub fn linear_forward(y: &mut [f32], x: &[f32], w: &[f32], weight: &Weight, accu
 pub fn linear_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], weight: &Weight, accumulate: bool) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-    let (rows, panels) = (Operand::rows(dy, row_count(dy, n), n), Panels::Plain(Operand::columns(w, k, n)));
-    product(level, precision, dx, rows, panels, k, accumulate);
+    let panels = panels(&weight.backward, Operand::columns(w, k, n));
+    product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, accumulate);
 }
 
 /// `dw[n,k] += dy[m,n]ᵀ · x[m,k]`: sums over the rows.

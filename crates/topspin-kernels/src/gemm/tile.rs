@@ -171,6 +171,12 @@ unsafe fn tile<M: Multiply, const R: usize, const P: usize>(multiply: M, block: 
     unsafe {
         let rows = block.rows.add(row * block.steps);
         let panels = block.panels.add(column / LANES * block.panel_stride);
+        // The result, which may be far away, comes near while the sums are made.
+        for r in 0..R {
+            for p in 0..P {
+                prefetch(block.out.wrapping_add((row + r) * block.out_stride + column + p * LANES).cast());
+            }
+        }
         let mut sums = [[vector.load(ZEROS.as_ptr()); P]; R];
         for step in 0..block.steps {
             let mut panel = [multiply.panel(panels.add(step * LANES)); P];
