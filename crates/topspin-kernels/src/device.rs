@@ -254,8 +254,8 @@ pub trait Device: Send + Sync {
     /// Rotates gradients of queries and keys back, in place.
     fn rope_backward(&self, dqkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape);
 
-    /// A store of keys and values of `layers` layers and `slots` slots.
-    fn kv(&self, layers: usize, slots: usize, heads: HeadShape) -> Self::Kv;
+    /// A store of keys and values of `layers` layers and `slots` slots, held and multiplied in `precision`.
+    fn kv(&self, precision: Precision, layers: usize, slots: usize, heads: HeadShape) -> Self::Kv;
     /// Stores the keys and values of each row of `qkv` at `slots[t]` of `layer`.
     fn kv_append(&self, kv: &mut Self::Kv, layer: usize, qkv: In<Self::Buffer>, slots: &[u32]);
 
@@ -270,9 +270,11 @@ pub trait Device: Send + Sync {
         layer: usize,
         spans: &[Span],
     );
-    /// `dqkv[T,..] = ..` (overwritten) for a batch that holds all of its keys itself: slot `s` is row `s`.
+    /// `dqkv[T,..] = ..` (overwritten) for a batch that holds all of its keys itself: slot `s` is row `s`. The forward's
+    /// store was one of `precision`; its rounding counts as the identity.
     fn attention_backward(
         &self,
+        precision: Precision,
         dqkv: Out<Self::Buffer>,
         dout: In<Self::Buffer>,
         out: In<Self::Buffer>,

@@ -41,6 +41,16 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// Bytes of a number in this precision.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        }
+    }
+}
+
 /// A weight matrix laid out for products.
 pub struct Weight {
     level: Level,

@@ -1,5 +1,6 @@
 //! Operations as forward and backward pairs, on a device.
 pub mod arena;
+mod bf16;
 pub mod cpu;
 pub mod device;
 pub mod gemm;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use crate::bf16::widen;
+
 /// A set of vector instructions. Levels of one architecture are ordered: each has all of the lower ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
@@ -138,6 +140,8 @@ pub trait Arithmetic: Copy {
     /// 16 numbers in vector registers. Loops over `[f32; 16]` become vector code too, but only while there are few of
     /// them: a tile of several sums is kept in registers reliably by this type alone.
     type Lanes: Copy;
+    /// 16 pairs of bf16, in the form in which they are multiplied.
+    type Pairs: Copy;
     /// How many [`Lanes`](Self::Lanes) of sums the registers hold beside the operands.
     const SUMS: usize;
 
@@ -151,6 +155,16 @@ pub trait Arithmetic: Copy {
     fn store(self, x: Self::Lanes) -> [f32; 16];
     /// [`mul_add`](Self::mul_add) in each lane.
     fn mul_add_lanes(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
+
+    /// 16 bf16 from memory, widened.
+    fn widen(self, x: &[u16; 16]) -> Self::Lanes;
+    /// 16 times the same pair of bf16, the even one in the low half.
+    fn splat_pair(self, x: u32) -> Self::Pairs;
+    /// 16 pairs of bf16 from memory.
+    fn load_pairs(self, x: &[u32; 16]) -> Self::Pairs;
+    /// `c + a_odd * b_odd + a_even * b_even` in each lane, from left to right. Where the processor does this in one
+    /// instruction ([`Level::Avx512Bf16`]), denormals count as zero; apart from them all levels have the same bits.
+    fn dot_pairs(self, a: Self::Pairs, b: Self::Pairs, c: Self::Lanes) -> Self::Lanes;
 }
 
 /// [`Arithmetic`] with fused multiply-add, for architectures whose baseline has it.
@@ -166,6 +180,7 @@ macro_rules! portable {
     ($name:ident, |$a:ident, $b:ident, $c:ident| $mul_add:expr) => {
         impl Arithmetic for $name {
             type Lanes = [f32; 16];
+            type Pairs = [[f32; 16]; 2];
             // Lanes take 4 registers of 128 bits; aarch64 has 32 of them, x86-64 without AVX 16.
             const SUMS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
 
@@ -193,6 +208,26 @@ macro_rules! portable {
             fn mul_add_lanes(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
                 std::array::from_fn(|lane| self.mul_add(a[lane], b[lane], c[lane]))
             }
+
+            #[inline(always)]
+            fn widen(self, x: &[u16; 16]) -> [f32; 16] {
+                x.map(|x| f32::from_bits(u32::from(x) << 16))
+            }
+
+            #[inline(always)]
+            fn splat_pair(self, x: u32) -> [[f32; 16]; 2] {
+                widen(x).map(|x| [x; 16])
+            }
+
+            #[inline(always)]
+            fn load_pairs(self, x: &[u32; 16]) -> [[f32; 16]; 2] {
+                [x.map(|x| widen(x)[0]), x.map(|x| widen(x)[1])]
+            }
+
+            #[inline(always)]
+            fn dot_pairs(self, a: [[f32; 16]; 2], b: [[f32; 16]; 2], c: [f32; 16]) -> [f32; 16] {
+                self.mul_add_lanes(a[0], b[0], self.mul_add_lanes(a[1], b[1], c))
+            }
         }
     };
 }
@@ -201,13 +236,14 @@ portable!(Fused, |a, b, c| a.mul_add(b, c));
 portable!(Plain, |a, b, c| a * b + c);
 
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512};
+pub use x86::{Avx2, Avx512, Avx512Bf16};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
     use super::Arithmetic;
+    use crate::bf16::ODD;
 
     /// [`Arithmetic`] of [`Level::Avx2`](super::Level::Avx2). A value is the proof that its instructions can run.
     #[derive(Clone, Copy, Debug)]
@@ -216,6 +252,11 @@ mod x86 {
     /// [`Arithmetic`] of [`Level::Avx512`](super::Level::Avx512). A value is the proof that its instructions can run.
     #[derive(Clone, Copy, Debug)]
     pub struct Avx512(());
+
+    /// [`Arithmetic`] of [`Level::Avx512Bf16`](super::Level::Avx512Bf16). A value is the proof that its instructions can
+    /// run.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Avx512Bf16(Avx512);
 
     impl Avx2 {
         /// # Safety
@@ -235,8 +276,18 @@ mod x86 {
         }
     }
 
+    impl Avx512Bf16 {
+        /// # Safety
+        /// The processor has AVX-512 F, BW, DQ, VL and BF16.
+        #[inline(always)]
+        pub unsafe fn new() -> Self {
+            Self(Avx512(()))
+        }
+    }
+
     impl Arithmetic for Avx2 {
         type Lanes = [__m256; 2];
+        type Pairs = [[__m256; 2]; 2];
         const SUMS: usize = 6;
 
         #[inline(always)]
@@ -272,10 +323,45 @@ mod x86 {
             // SAFETY: `self` proves FMA.
             unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
         }
+
+        #[inline(always)]
+        fn widen(self, x: &[u16; 16]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX2; both halves lie in the array.
+            unsafe {
+                [0, 8].map(|at| {
+                    let half = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(at).cast()));
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half))
+                })
+            }
+        }
+
+        #[inline(always)]
+        fn splat_pair(self, x: u32) -> [[__m256; 2]; 2] {
+            self.load_pairs(&[x; 16])
+        }
+
+        #[inline(always)]
+        fn load_pairs(self, x: &[u32; 16]) -> [[__m256; 2]; 2] {
+            // SAFETY: `self` proves AVX2; both halves lie in the array.
+            unsafe {
+                let pairs = [0, 8].map(|at| _mm256_loadu_si256(x.as_ptr().add(at).cast()));
+                let odd = _mm256_set1_epi32(ODD.cast_signed());
+                [
+                    pairs.map(|pairs| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))),
+                    pairs.map(|pairs| _mm256_castsi256_ps(_mm256_and_si256(pairs, odd))),
+                ]
+            }
+        }
+
+        #[inline(always)]
+        fn dot_pairs(self, a: [[__m256; 2]; 2], b: [[__m256; 2]; 2], c: [__m256; 2]) -> [__m256; 2] {
+            self.mul_add_lanes(a[0], b[0], self.mul_add_lanes(a[1], b[1], c))
+        }
     }
 
     impl Arithmetic for Avx512 {
         type Lanes = __m512;
+        type Pairs = [__m512; 2];
         const SUMS: usize = 24;
 
         #[inline(always)]
@@ -308,6 +394,92 @@ mod x86 {
             // SAFETY: `self` proves AVX-512 F.
             unsafe { _mm512_fmadd_ps(a, b, c) }
         }
+
+        #[inline(always)]
+        fn widen(self, x: &[u16; 16]) -> __m512 {
+            // SAFETY: `self` proves AVX-512 F; the array is as long as the vector.
+            unsafe {
+                let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+            }
+        }
+
+        #[inline(always)]
+        fn splat_pair(self, x: u32) -> [__m512; 2] {
+            self.load_pairs(&[x; 16])
+        }
+
+        #[inline(always)]
+        fn load_pairs(self, x: &[u32; 16]) -> [__m512; 2] {
+            // SAFETY: `self` proves AVX-512 F; the array is as long as the vector.
+            unsafe {
+                let pairs = _mm512_loadu_si512(x.as_ptr().cast());
+                let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(ODD.cast_signed()));
+                [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(odd)]
+            }
+        }
+
+        #[inline(always)]
+        fn dot_pairs(self, a: [__m512; 2], b: [__m512; 2], c: __m512) -> __m512 {
+            self.mul_add_lanes(a[0], b[0], self.mul_add_lanes(a[1], b[1], c))
+        }
+    }
+
+    impl Arithmetic for Avx512Bf16 {
+        type Lanes = __m512;
+        type Pairs = __m512i;
+        const SUMS: usize = Avx512::SUMS;
+
+        #[inline(always)]
+        fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+            self.0.mul_add(a, b, c)
+        }
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m512 {
+            self.0.splat(x)
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; 16]) -> __m512 {
+            self.0.load(x)
+        }
+
+        #[inline(always)]
+        fn store(self, x: __m512) -> [f32; 16] {
+            self.0.store(x)
+        }
+
+        #[inline(always)]
+        fn mul_add_lanes(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            self.0.mul_add_lanes(a, b, c)
+        }
+
+        #[inline(always)]
+        fn widen(self, x: &[u16; 16]) -> __m512 {
+            self.0.widen(x)
+        }
+
+        #[inline(always)]
+        fn splat_pair(self, x: u32) -> __m512i {
+            // SAFETY: `self` proves AVX-512 F.
+            unsafe { _mm512_set1_epi32(x.cast_signed()) }
+        }
+
+        #[inline(always)]
+        fn load_pairs(self, x: &[u32; 16]) -> __m512i {
+            // SAFETY: `self` proves AVX-512 F; the array is as long as the vector.
+            unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
+        fn dot_pairs(self, a: __m512i, b: __m512i, c: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512 BF16; a vector of pairs is any 512 bits.
+            unsafe {
+                let [a, b] = [a, b].map(|pairs| std::mem::transmute::<__m512i, __m512bh>(pairs));
+                _mm512_dpbf16_ps(c, a, b)
+            }
+        }
     }
 }
 
@@ -336,41 +508,51 @@ mod x86 {
 /// over arrays of fixed length (16 lanes suit all levels) become vector code; a single running sum does not, because its
 /// order is fixed. For the same reason results are the same bits on every call at one level, but fused levels differ
 /// from `Scalar`. Helper functions called from a body must be `#[inline(always)]` and take `math: impl Arithmetic`,
-/// else they are compiled for the baseline. `exp` and the like of std are calls, never vectors: write polynomials.
+/// else they are compiled for the baseline. One type parameter with a bound may follow the name. `exp` and the like of std are calls, never vectors: write polynomials.
 #[macro_export]
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident(
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$generic:ident: $bound:path>)? (
         $math:ident $(, $arg:ident: $type:ty)* $(,)?
     ) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        $vis fn $name(level: $crate::simd::Level $(, $arg: $type)*) $(-> $ret)? {
+        $vis fn $name $(<$generic: $bound>)? (level: $crate::simd::Level $(, $arg: $type)*) $(-> $ret)? {
             #[inline(always)]
-            fn body($math: impl $crate::simd::Arithmetic $(, $arg: $type)*) $(-> $ret)? $body
+            fn body $(<$generic: $bound>)? ($math: impl $crate::simd::Arithmetic $(, $arg: $type)*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $type),*) $(-> $ret)? {
+            fn avx2 $(<$generic: $bound>)? ($($arg: $type),*) $(-> $ret)? {
                 // SAFETY: this function is only entered where its features are present.
-                body(unsafe { $crate::simd::Avx2::new() } $(, $arg)*)
+                body $(::<$generic>)? (unsafe { $crate::simd::Avx2::new() } $(, $arg)*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512($($arg: $type),*) $(-> $ret)? {
+            fn avx512 $(<$generic: $bound>)? ($($arg: $type),*) $(-> $ret)? {
                 // SAFETY: this function is only entered where its features are present.
-                body(unsafe { $crate::simd::Avx512::new() } $(, $arg)*)
+                body $(::<$generic>)? (unsafe { $crate::simd::Avx512::new() } $(, $arg)*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+            fn avx512bf16 $(<$generic: $bound>)? ($($arg: $type),*) $(-> $ret)? {
+                // SAFETY: this function is only entered where its features are present.
+                body $(::<$generic>)? (unsafe { $crate::simd::Avx512Bf16::new() } $(, $arg)*)
             }
 
             match level.verified() {
                 #[cfg(target_arch = "aarch64")]
-                $crate::simd::Level::Neon => body($crate::simd::Fused $(, $arg)*),
+                $crate::simd::Level::Neon => body $(::<$generic>)? ($crate::simd::Fused $(, $arg)*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `verified` made sure that the processor has these instructions.
-                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$generic>)? ($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe { avx512($($arg),*) },
-                _ => body($crate::simd::Plain $(, $arg)*),
+                $crate::simd::Level::Avx512 => unsafe { avx512 $(::<$generic>)? ($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::simd::Level::Avx512Bf16 => unsafe { avx512bf16 $(::<$generic>)? ($($arg),*) },
+                _ => body $(::<$generic>)? ($crate::simd::Plain $(, $arg)*),
             }
         }
     };

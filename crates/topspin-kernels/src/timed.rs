@@ -155,8 +155,8 @@ impl<D: Device> Device for Timed<D> {
         self.time("rope_backward", |device| device.rope_backward(dqkv, table, positions, heads))
     }
 
-    fn kv(&self, layers: usize, slots: usize, heads: HeadShape) -> Self::Kv {
-        self.device.kv(layers, slots, heads)
+    fn kv(&self, precision: Precision, layers: usize, slots: usize, heads: HeadShape) -> Self::Kv {
+        self.device.kv(precision, layers, slots, heads)
     }
 
     fn kv_append(&self, kv: &mut Self::Kv, layer: usize, qkv: In<Self::Buffer>, slots: &[u32]) {
@@ -177,6 +177,7 @@ impl<D: Device> Device for Timed<D> {
 
     fn attention_backward(
         &self,
+        precision: Precision,
         dqkv: Out<Self::Buffer>,
         dout: In<Self::Buffer>,
         out: In<Self::Buffer>,
@@ -185,7 +186,9 @@ impl<D: Device> Device for Timed<D> {
         spans: &[Span],
         heads: HeadShape,
     ) {
-        self.time("attention_backward", |device| device.attention_backward(dqkv, dout, out, qkv, lse, spans, heads))
+        self.time("attention_backward", |device| {
+            device.attention_backward(precision, dqkv, dout, out, qkv, lse, spans, heads)
+        })
     }
 
     fn swiglu_forward(&self, y: Out<Self::Buffer>, gate_up: In<Self::Buffer>, width: usize) {

@@ -275,7 +275,7 @@ impl<'a, D: Device> Engine<'a, D> {
                     sizes.sort_unstable_by(|a, b| b.cmp(a));
                     sizes.iter().take(self.settings.live_sequences).sum::<usize>()
                 };
-                let bytes_of_slot = config.num_layers * 2 * config.heads().kv_width() * size_of::<f32>();
+                let bytes_of_slot = config.num_layers * 2 * config.heads().kv_width() * self.decoder.precision().bytes();
                 (largest(0) + largest(1)).min(MOST_STORE_BYTES / bytes_of_slot).max(alone)
             }
         };

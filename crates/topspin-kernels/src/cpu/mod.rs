@@ -158,12 +158,12 @@ impl Device for Cpu {
         elementwise::rope_backward(self.level, dqkv.get(), table.get(), positions, heads);
     }
 
-    fn kv(&self, layers: usize, slots: usize, heads: HeadShape) -> KvStore {
-        KvStore::new(layers, slots, heads)
+    fn kv(&self, precision: Precision, layers: usize, slots: usize, heads: HeadShape) -> KvStore {
+        KvStore::new(precision, layers, slots, heads)
     }
 
     fn kv_append(&self, kv: &mut KvStore, layer: usize, qkv: In<Memory>, slots: &[u32]) {
-        kv.append(layer, qkv.get(), slots);
+        kv.append(self.level, layer, qkv.get(), slots);
     }
 
     fn attention_forward(
@@ -180,6 +180,7 @@ impl Device for Cpu {
 
     fn attention_backward(
         &self,
+        precision: Precision,
         dqkv: Out<Memory>,
         dout: In<Memory>,
         out: In<Memory>,
@@ -189,7 +190,7 @@ impl Device for Cpu {
         heads: HeadShape,
     ) {
         let (dout, out, qkv, lse) = (dout.get(), out.get(), qkv.get(), lse.get());
-        attention::attention_backward(self.level, dqkv.get(), dout, out, qkv, lse, spans, heads);
+        attention::attention_backward(self.level, precision, dqkv.get(), dout, out, qkv, lse, spans, heads);
     }
 
     fn swiglu_forward(&self, y: Out<Memory>, gate_up: In<Memory>, width: usize) {

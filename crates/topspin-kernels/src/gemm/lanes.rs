@@ -3,6 +3,7 @@
 //! A *unit* is four bytes along the reduction: one `f32`, or two bf16 that are neighbours there. So both precisions
 //! share one packed layout and one tile, and differ in [`Multiply`] alone.
 
+use crate::bf16::widen;
 use crate::simd::Arithmetic;
 
 /// Lanes of a vector, which is also the width of a packed panel: 16 units are one cache line.
@@ -128,15 +129,6 @@ impl<V: Vector> Multiply for Widened<V> {
     }
 }
 
-/// The even and the odd half of a pair of bf16.
-#[inline(always)]
-fn widen(pair: u32) -> [f32; 2] {
-    [f32::from_bits(pair << 16), f32::from_bits(pair & ODD)]
-}
-
-/// The half of a pair that holds the odd bf16, which widened is its own `f32`.
-const ODD: u32 = 0xffff_0000;
-
 /// Arrays, which the compiler turns into what vectors the architecture's baseline has.
 #[derive(Clone, Copy)]
 pub(super) struct Portable<A>(pub A);
@@ -222,7 +214,8 @@ pub(super) use x86::{Avx2, Avx512, DotBf16};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Multiply, ODD, Vector};
+    use super::{Multiply, Vector};
+    use crate::bf16::ODD;
 
     /// Two registers of AVX2 with FMA.
     #[derive(Clone, Copy)]

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::Precision;
 use super::lanes::LANES;
+use crate::bf16::pair;
 use crate::multiversion;
 use crate::simd::Level;
 
@@ -87,18 +88,31 @@ pub(super) fn pack_rows(
     steps: Range<usize>,
     tallest: usize,
 ) {
-    let pack = |(chunk, mut to): (usize, &mut [u32])| {
-        let mut first = lines.start + chunk * TOGETHER * tallest;
-        let end = lines.end.min(first + TOGETHER * tallest);
-        while first < end {
-            let width = tile_rows(end - first, tallest);
-            let next = end - (end - first) % width;
-            let (tiles, rest) = to.split_at_mut((next - first) * steps.len());
-            interleave(level, tiles, from, precision, width, first..next, steps.clone());
-            (first, to) = (next, rest);
-        }
-    };
-    for_each_chunk(to, TOGETHER * tallest * steps.len(), pack);
+    for_each_chunk(to, TOGETHER * tallest * steps.len(), |(chunk, to)| {
+        let first = lines.start + chunk * TOGETHER * tallest;
+        let lines = first..lines.end.min(first + TOGETHER * tallest);
+        pack_rows_here(level, precision, to, from, lines, steps.clone(), tallest);
+    });
+}
+
+/// [`pack_rows`] on this thread alone.
+pub(super) fn pack_rows_here(
+    level: Level,
+    precision: Precision,
+    mut to: &mut [u32],
+    from: Operand,
+    lines: Range<usize>,
+    steps: Range<usize>,
+    tallest: usize,
+) {
+    let mut first = lines.start;
+    while first < lines.end {
+        let width = tile_rows(lines.end - first, tallest);
+        let next = lines.end - (lines.end - first) % width;
+        let (tiles, rest) = to.split_at_mut((next - first) * steps.len());
+        interleave(level, tiles, from, precision, width, first..next, steps.clone());
+        (first, to) = (next, rest);
+    }
 }
 
 /// Calls `work` for every chunk of `data`, on several threads if there is much of it.
@@ -255,21 +269,6 @@ fn round_pairs(x: &[f32; 2 * LANES]) -> [u32; LANES] {
     pairs
 }
 
-/// Two bf16 in one unit, the even one in the low half.
-#[inline(always)]
-fn pair(even: f32, odd: f32) -> u32 {
-    (round_bf16(even) >> 16) | round_bf16(odd)
-}
-
-/// The bf16 nearest to `x`, ties to even, as the high half of a word. A NaN stays one and becomes quiet.
-#[inline(always)]
-fn round_bf16(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    let kept = if x.is_nan() { bits | 0x0040_0000 } else { rounded };
-    kept & 0xffff_0000
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     //! bf16 with the conversions of AVX-512, which take denormals for zero as its products do.
@@ -412,18 +411,9 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
     use proptest::prelude::*;
 
     use super::*;
-
-    proptest! {
-        #[test]
-        fn rounding_is_that_of_half(bits: u32) {
-            let x = f32::from_bits(bits);
-            prop_assert_eq!((round_bf16(x) >> 16) as u16, bf16::from_f32(x).to_bits());
-        }
-    }
 
     proptest! {
         #[test]

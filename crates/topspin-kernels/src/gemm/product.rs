@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::Precision;
 use super::lanes::LANES;
-use super::pack::{Operand, pack_panels, pack_rows, steps};
+use super::pack::{Operand, pack_panels, pack_rows, pack_rows_here, steps};
 use super::tile::{Block, GROUP, Kernel};
 use crate::simd::Level;
 
@@ -19,8 +19,8 @@ use crate::simd::Level;
 const BLOCK_STEPS: usize = 640;
 /// Rows whose tiles pass one group of panels; their packed units stay in the second-level cache.
 const BLOCK_ROWS: usize = 96;
-/// Packed units of rows held at a time.
-const ROW_UNITS: usize = 1 << 20;
+/// Rows of a task from which on each task has all panels and some rows; below, all rows and some panels.
+const MANY_ROWS: usize = 24;
 /// Packed units of panels held at a time, where they are packed on the way.
 const PANEL_UNITS: usize = 1 << 20;
 /// Multiplications below which a product is not worth waking threads for.
@@ -36,9 +36,10 @@ pub(super) enum Panels<'a> {
 }
 
 thread_local! {
-    /// Memory for packed operands, kept between products. Taken while in use: a thread that waits for its own product
-    /// may be lent to another one.
-    static SCRATCH: Cell<[Vec<u32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+    /// Memory for packed rows and panels, kept between products. Taken while in use: a thread that waits for its own
+    /// product may be lent to another one.
+    static ROWS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+    static PANELS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
 /// `out[rows.lines, columns] = rows · panelsᵀ`, or `+=` when `accumulate`.
@@ -56,40 +57,32 @@ pub(super) fn product(
     let total = steps(precision, rows.depth);
     let blocks = total.div_ceil(BLOCK_STEPS);
     let block_steps = total.div_ceil(blocks.max(1));
-    let mut scratch = SCRATCH.take();
     for block in 0..blocks {
         let steps = block * block_steps..total.min((block + 1) * block_steps);
-        let count = steps.len();
         let accumulate = accumulate || block > 0;
-        let [packed_rows, packed_panels] = &mut scratch;
-        let held = (ROW_UNITS / count / BLOCK_ROWS).max(1) * BLOCK_ROWS;
-        for first in (0..rows.lines).step_by(held) {
-            let lines = first..rows.lines.min(first + held);
-            let packed = grown(packed_rows, lines.len() * count);
-            pack_rows(level, precision, packed, rows, lines.clone(), steps.clone(), kernel.tallest);
-            let out = &mut out[lines.start * columns..lines.end * columns];
-            match panels {
-                Panels::Packed(panels) => {
-                    let panels = &panels[steps.start * LANES..];
-                    multiply(kernel, out, packed, panels, total * LANES, count, 0..columns, columns, accumulate);
+        let mut multiply = |panels: &[u32], stride: usize, part: Range<usize>| {
+            let product = Product { level, precision, kernel, rows, steps: steps.clone(), panels, stride, part, columns };
+            product.run(out, accumulate);
+        };
+        match panels {
+            Panels::Packed(panels) => multiply(&panels[steps.start * LANES..], total * LANES, 0..columns),
+            Panels::Plain(operand) => {
+                // A part of the panels at a time, so that they are still in the cache when their turn comes.
+                let width = (PANEL_UNITS / steps.len()).next_multiple_of(GROUP * LANES);
+                let mut packed = PANELS.take();
+                for first in (0..columns).step_by(width) {
+                    let part = first..columns.min(first + width);
+                    let panels = grown(&mut packed, part.len().next_multiple_of(LANES) * steps.len());
+                    pack_panels(level, precision, panels, operand, part.clone(), steps.clone());
+                    multiply(panels, steps.len() * LANES, part);
                 }
-                Panels::Plain(operand) => {
-                    // A part of the panels at a time, so that they are still in the cache when their turn comes.
-                    let width = (PANEL_UNITS / count).next_multiple_of(GROUP * LANES);
-                    for first in (0..columns).step_by(width) {
-                        let part = first..columns.min(first + width);
-                        let panels = grown(packed_panels, part.len().next_multiple_of(LANES) * count);
-                        pack_panels(level, precision, panels, operand, part.clone(), steps.clone());
-                        multiply(kernel, out, packed, panels, count * LANES, count, part, columns, accumulate);
-                    }
-                }
+                PANELS.set(packed);
             }
         }
     }
     if blocks == 0 && !accumulate {
         out.fill(0.0);
     }
-    SCRATCH.set(scratch);
 }
 
 /// The first `len` units of `memory`, which grows if it has to.
@@ -103,60 +96,94 @@ fn grown(memory: &mut Vec<u32>, len: usize) -> &mut [u32] {
 /// A pointer into the result that tasks may share, since each writes its own part.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
-// SAFETY: `multiply` gives each task rows and columns of its own.
+// SAFETY: `Product::run` gives each task rows and columns of its own.
 unsafe impl Sync for Shared {}
 
-/// `out[.., columns] (+)= rows · panelsᵀ` over one block of the reduction, both operands packed; a row of `out` has
-/// `width` elements, and the panels hold `columns` of them.
-fn multiply(
+/// The part of a product that some packed panels make, over one block of the reduction.
+struct Product<'a> {
+    level: Level,
+    precision: Precision,
     kernel: Kernel,
-    out: &mut [f32],
-    rows: &[u32],
-    panels: &[u32],
-    panel_stride: usize,
-    steps: usize,
-    columns: Range<usize>,
-    width: usize,
-    accumulate: bool,
-) {
-    let row_count = rows.len() / steps;
-    let panel_count = columns.len().div_ceil(LANES);
-    assert!(out.len() == row_count * width && columns.end <= width);
-    assert!(panels.len() >= (panel_count - 1) * panel_stride + steps * LANES);
-    let out = Shared(out.as_mut_ptr());
-    let run = |row_range: Range<usize>, panel_range: Range<usize>| {
-        let out = &out;
-        let first = columns.start + panel_range.start * LANES;
+    rows: Operand<'a>,
+    /// The block of the reduction.
+    steps: Range<usize>,
+    /// From the block's first step on.
+    panels: &'a [u32],
+    /// Units from one panel to the next.
+    stride: usize,
+    /// Columns of the result that the panels make.
+    part: Range<usize>,
+    /// All columns of the result.
+    columns: usize,
+}
+
+impl Product<'_> {
+    /// Writes or adds its columns of `out`.
+    fn run(&self, out: &mut [f32], accumulate: bool) {
+        let (lines, panel_count) = (self.rows.lines, self.part.len().div_ceil(LANES));
+        assert!(out.len() == lines * self.columns && self.part.end <= self.columns);
+        assert!(self.panels.len() >= (panel_count - 1) * self.stride + self.steps.len() * LANES);
+        let out = Shared(out.as_mut_ptr());
+        let threads = rayon::current_num_threads();
+        let tallest = self.kernel.tallest;
+        let tiles = lines.div_ceil(tallest);
+        // Several tasks per thread, so that a thread which loses its processor for a while does not hold up the others;
+        // the same number for each thread, of about the same size.
+        let most = (BLOCK_ROWS / tallest).max(1);
+        let tasks = (4 * threads).max(tiles.div_ceil(most)).next_multiple_of(threads);
+        // Rows that a thread packs just before it multiplies them are near, and nobody waits for them.
+        let rows_alone = |task: usize| {
+            let [first, end] = [task, task + 1].map(|task| lines.min(task * tiles / tasks * tallest));
+            let lines = first..end;
+            if lines.is_empty() {
+                return;
+            }
+            let mut memory = ROWS.take();
+            let packed = grown(&mut memory, lines.len() * self.steps.len());
+            pack_rows_here(self.level, self.precision, packed, self.rows, lines.clone(), self.steps.clone(), tallest);
+            // SAFETY: no other task has these rows.
+            unsafe { self.multiply(out, packed, lines.start, 0..panel_count, accumulate) };
+            ROWS.set(memory);
+        };
+        if threads == 1 || lines * self.steps.len() * self.part.len() < SERIAL_WORK {
+            (0..tasks).for_each(rows_alone);
+        } else if lines >= tasks * MANY_ROWS {
+            (0..tasks).into_par_iter().with_max_len(1).for_each(rows_alone);
+        } else {
+            let mut memory = ROWS.take();
+            let packed = grown(&mut memory, lines * self.steps.len());
+            pack_rows(self.level, self.precision, packed, self.rows, 0..lines, self.steps.clone(), tallest);
+            // Whole groups of panels, so that tiles of few rows stay wide.
+            let per_task = panel_count.div_ceil(8 * threads).next_multiple_of(GROUP);
+            (0..panel_count.div_ceil(per_task)).into_par_iter().with_max_len(1).for_each(|task| {
+                let panels = task * per_task..panel_count.min((task + 1) * per_task);
+                // SAFETY: no other task has these columns.
+                unsafe { self.multiply(out, packed, 0, panels, accumulate) }
+            });
+            ROWS.set(memory);
+        }
+    }
+
+    /// The rows from `first` on that `packed` holds, times some of the panels.
+    ///
+    /// # Safety
+    /// `out` must be the result that [`Product::run`] checked, and nobody else may touch these rows of these columns.
+    unsafe fn multiply(&self, out: Shared, packed: &[u32], first: usize, panels: Range<usize>, accumulate: bool) {
+        let column = self.part.start + panels.start * LANES;
+        let count = self.steps.len();
         let block = Block {
-            rows: rows[row_range.start * steps..row_range.end * steps].as_ptr(),
-            row_count: row_range.len(),
-            panels: panels[panel_range.start * panel_stride..].as_ptr(),
-            panel_stride,
-            steps,
-            // SAFETY: an element of `out`, by the assertion above.
-            out: unsafe { out.0.add(row_range.start * width + first) },
-            out_stride: width,
-            columns: columns.end.min(columns.start + panel_range.end * LANES) - first,
+            rows: packed.as_ptr(),
+            row_count: packed.len() / count,
+            panels: self.panels[panels.start * self.stride..].as_ptr(),
+            panel_stride: self.stride,
+            steps: count,
+            // SAFETY: an element of `out`, as `run` has checked.
+            out: unsafe { out.0.add(first * self.columns + column) },
+            out_stride: self.columns,
+            columns: self.part.end.min(self.part.start + panels.end * LANES) - column,
             accumulate,
         };
-        // SAFETY: the operands hold the block's lines and steps, by the assertions above, and no other task has
-        // these rows and columns of the result.
-        unsafe { kernel.run(&block) }
-    };
-    let threads = rayon::current_num_threads();
-    let row_blocks = row_count.div_ceil(BLOCK_ROWS);
-    if threads == 1 || row_count * steps * columns.len() < SERIAL_WORK {
-        for block in 0..row_blocks {
-            run(block * BLOCK_ROWS..row_count.min((block + 1) * BLOCK_ROWS), 0..panel_count);
-        }
-        return;
+        // SAFETY: the operands hold the block's lines and steps, as `run` has checked; the rest is the caller's promise.
+        unsafe { self.kernel.run(&block) }
     }
-    // Several tasks per thread, so that a thread which loses its processor for a while does not hold up the others;
-    // whole groups of panels, so that tiles of few rows stay wide.
-    let per_task = (panel_count * row_blocks).div_ceil(8 * threads).next_multiple_of(GROUP);
-    let panel_tasks = panel_count.div_ceil(per_task);
-    (0..row_blocks * panel_tasks).into_par_iter().with_max_len(1).for_each(|task| {
-        let (block, panel) = (task / panel_tasks, task % panel_tasks * per_task);
-        run(block * BLOCK_ROWS..row_count.min((block + 1) * BLOCK_ROWS), panel..panel_count.min(panel + per_task));
-    });
 }

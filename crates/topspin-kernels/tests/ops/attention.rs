@@ -1,7 +1,10 @@
 //! Attention over trees of segments.
 
+use half::bf16;
 use proptest::prelude::*;
+use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::{Device, HeadShape, Segment, Span};
+use topspin_kernels::gemm::Precision;
 
 use crate::{all, all_mut, devices, error, f64s, gradient, reference, values};
 
@@ -40,19 +43,35 @@ fn case() -> impl Strategy<Value = (Vec<Span>, HeadShape, Vec<f32>, Vec<f32>)> {
     })
 }
 
+/// The numbers that attention in `precision` sees, for a reference that rounds nothing.
+fn seen(precision: Precision, x: &[f32]) -> Vec<f32> {
+    match precision {
+        Precision::F32 => x.to_vec(),
+        Precision::Bf16 => x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
+    }
+}
+
+/// Output and normaliser of the forward.
+fn run(cpu: &Cpu, precision: Precision, qkv: &Vec<f32>, spans: &[Span], heads: HeadShape) -> [Vec<f32>; 2] {
+    let rows = qkv.len() / heads.qkv_width();
+    let mut kv = cpu.kv(precision, 1, rows, heads);
+    cpu.kv_append(&mut kv, 0, all(qkv), &(0..rows as u32).collect::<Vec<_>>());
+    let (mut out, mut lse) = (vec![0.0; rows * heads.q_width()], vec![0.0; rows * heads.num_heads]);
+    cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(qkv), &kv, 0, spans);
+    [out, lse]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn forward((spans, heads, qkv, _) in case()) {
-        let expected = reference::attention(&f64s(&qkv), &spans, heads);
-        let rows = qkv.len() / heads.qkv_width();
-        for cpu in devices() {
-            let mut kv = cpu.kv(1, rows, heads);
-            cpu.kv_append(&mut kv, 0, all(&qkv), &(0..rows as u32).collect::<Vec<_>>());
-            let (mut out, mut lse) = (vec![0.0; rows * heads.q_width()], vec![0.0; rows * heads.num_heads]);
-            cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(&qkv), &kv, 0, &spans);
-            prop_assert!(error(&out, &expected) < 1e-5);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let expected = reference::attention(&f64s(&seen(precision, &qkv)), &spans, heads);
+            for cpu in devices() {
+                let [out, _] = run(&cpu, precision, &qkv, &spans, heads);
+                prop_assert!(error(&out, &expected) < 1e-5);
+            }
         }
     }
 }
@@ -65,18 +84,18 @@ proptest! {
     fn backward(
         (spans, heads, qkv, dout) in case().prop_filter("small", |(_, _, qkv, _)| qkv.len() < 1500),
     ) {
-        let d_expected = gradient(&f64s(&qkv), &dout, |qkv| reference::attention(qkv, &spans, heads));
-        let rows = qkv.len() / heads.qkv_width();
-        for cpu in devices() {
-            let mut kv = cpu.kv(1, rows, heads);
-            cpu.kv_append(&mut kv, 0, all(&qkv), &(0..rows as u32).collect::<Vec<_>>());
-            let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; rows * heads.num_heads]);
-            cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(&qkv), &kv, 0, &spans);
-            let mut dqkv = vec![5.0; qkv.len()];
-            cpu.attention_backward(
-                all_mut(&mut dqkv), all(&dout), all(&out), all(&qkv), all(&lse), &spans, heads,
-            );
-            prop_assert!(error(&dqkv, &d_expected) < 1e-4);
+        for precision in [Precision::F32, Precision::Bf16] {
+            // Rounding counts as the identity, so the gradient is that at the rounded numbers.
+            let (qkv, dout) = (seen(precision, &qkv), seen(precision, &dout));
+            let d_expected = gradient(&f64s(&qkv), &dout, |qkv| reference::attention(qkv, &spans, heads));
+            for cpu in devices() {
+                let [out, lse] = run(&cpu, precision, &qkv, &spans, heads);
+                let mut dqkv = vec![5.0; qkv.len()];
+                cpu.attention_backward(
+                    precision, all_mut(&mut dqkv), all(&dout), all(&out), all(&qkv), all(&lse), &spans, heads,
+                );
+                prop_assert!(error(&dqkv, &d_expected) < 1e-4);
+            }
         }
     }
 }

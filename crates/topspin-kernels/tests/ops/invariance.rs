@@ -3,19 +3,21 @@
 use proptest::prelude::*;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::{Device, HeadShape, Segment, Span};
+use topspin_kernels::gemm::Precision;
 
 use crate::attention::heads;
 use crate::{all, all_mut, devices, values};
 
 /// Attention of one path as one segment of a fresh store.
-fn alone(cpu: &Cpu, qkv: &Vec<f32>, heads: HeadShape) -> (Vec<f32>, Vec<f32>) {
+fn alone(cpu: &Cpu, precision: Precision, qkv: &Vec<f32>, heads: HeadShape) -> (Vec<f32>, Vec<f32>) {
     let rows = qkv.len() / heads.qkv_width();
     let spans = [Span { rows: 0..rows, path: vec![Segment { start: 0, len: rows }] }];
-    run(cpu, qkv, heads, &(0..rows as u32).collect::<Vec<_>>(), rows, &spans)
+    run(cpu, precision, qkv, heads, &(0..rows as u32).collect::<Vec<_>>(), rows, &spans)
 }
 
 fn run(
     cpu: &Cpu,
+    precision: Precision,
     qkv: &Vec<f32>,
     heads: HeadShape,
     slots: &[u32],
@@ -23,7 +25,7 @@ fn run(
     spans: &[Span],
 ) -> (Vec<f32>, Vec<f32>) {
     let rows = qkv.len() / heads.qkv_width();
-    let mut kv = cpu.kv(1, size, heads);
+    let mut kv = cpu.kv(precision, 1, size, heads);
     cpu.kv_append(&mut kv, 0, all(qkv), slots);
     let (mut out, mut lse) = (vec![0.0; rows * heads.q_width()], vec![0.0; rows * heads.num_heads]);
     cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(qkv), &kv, 0, spans);
@@ -57,8 +59,10 @@ proptest! {
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         for cpu in devices() {
-            let scattered = pool.install(|| run(&cpu, &qkv, heads, &slots, slot, &spans));
-            prop_assert_eq!(scattered, alone(&cpu, &qkv, heads));
+            for precision in [Precision::F32, Precision::Bf16] {
+                let scattered = pool.install(|| run(&cpu, precision, &qkv, heads, &slots, slot, &spans));
+                prop_assert_eq!(scattered, alone(&cpu, precision, &qkv, heads));
+            }
         }
     }
 }

@@ -115,6 +115,7 @@ impl<D: Device> Decoder<D> {
         device.linear_backward_weight(grads.part_mut(ranges.o.clone()), dx(), saved.attn.head(q_len), &weights.o);
         device.linear_backward_input(acts.attn.head_mut(q_len), dx(), part(&ranges.o), &weights.o, false);
         device.attention_backward(
+            self.precision,
             acts.qkv.head_mut(qkv_len),
             acts.attn.head(q_len),
             saved.attn.head(q_len),

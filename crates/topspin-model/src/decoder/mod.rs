@@ -172,7 +172,7 @@ impl<D: Device> Decoder<D> {
 
     /// A store for the keys and values of `slots` tokens.
     pub fn kv(&self, slots: usize) -> D::Kv {
-        self.device.kv(self.config.num_layers, slots, self.config.heads())
+        self.device.kv(self.precision, self.config.num_layers, slots, self.config.heads())
     }
 
     /// Runs `batch` on top of what `kv` holds, stores its keys and values there, and lets `choose` pick the next token

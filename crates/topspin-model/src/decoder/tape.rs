@@ -131,7 +131,7 @@ impl<D: Device> Tape<D> {
             gate_up: device.alloc(t * 2 * f),
         }));
         self.scratch = Some(Scratch { normed: device.alloc(t * d), act: device.alloc(t * f) });
-        self.kv = Some(device.kv(1, t, heads));
+        self.kv = Some(device.kv(decoder.precision, 1, t, heads));
         if self.keep != Keep::Nothing {
             self.grads = Some(Grads {
                 x: device.alloc(t * d),

@@ -4,20 +4,22 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::kv::{padded_dim, put_key};
+use super::super::kv::{Bf16, F32, Format, padded_dim, parts, put_key, put_query};
 use super::super::math::{LANES, dot, exp};
 use super::super::parallel::for_rows;
 use super::tiles::{add_rows, blocked_dots, for_groups, weighted_sums};
 use crate::device::{HeadShape, Segment, Span};
+use crate::gemm::Precision;
 use crate::multiversion;
 use crate::simd::Level;
 
 /// Query rows whose gradients are computed together: their probabilities stay in the second-level cache.
 const BLOCK: usize = 16;
 
-/// `dqkv[T, ..]` of a batch of trees whose slots are its rows.
+/// `dqkv[T, ..]` of a batch of trees whose slots are its rows, after a forward with keys and values in `precision`.
 pub fn attention_backward(
     level: Level,
+    precision: Precision,
     dqkv: &mut [f32],
     dout: &[f32],
     out: &[f32],
@@ -34,7 +36,10 @@ pub fn attention_backward(
     let grads: Vec<HeadGrads> = tasks
         .into_par_iter()
         .with_max_len(1)
-        .map(|(tree, head)| head_backward(level, &forward, trees[tree], head))
+        .map(|(tree, head)| match precision {
+            Precision::F32 => head_backward::<F32>(level, &forward, trees[tree], head),
+            Precision::Bf16 => head_backward::<Bf16>(level, &forward, trees[tree], head),
+        })
         .collect();
 
     let (width, group, c) = (heads.qkv_width(), heads.num_heads / heads.num_kv_heads, heads.head_dim);
@@ -95,16 +100,15 @@ struct HeadGrads {
 }
 
 /// Keys and values of a tree: blocked for products with a query, keys in rows as well.
-struct Tables {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+struct Tables<F: Format> {
+    keys: Vec<F::Key>,
+    values: Vec<F::Key>,
     /// `[rows][C']`.
     key_rows: Vec<f32>,
 }
 
 /// Memory for the queries of a block, by position along their path.
-#[derive(Default)]
-struct Scratch {
+struct Scratch<F: Format> {
     /// Probabilities, `[block][position]`.
     p: Vec<f32>,
     /// Gradients of probabilities, then of scores, `[block][position]`.
@@ -113,28 +117,32 @@ struct Scratch {
     q: Vec<f32>,
     /// Gradients of outputs, `[block][C']`.
     dout: Vec<f32>,
+    /// Both in the parts that they are multiplied in, `[block][part]`.
+    q_parts: Vec<F::Key>,
+    dout_parts: Vec<F::Key>,
 }
 
-fn head_backward(level: Level, forward: &Forward<'_>, tree: &[Span], head: usize) -> HeadGrads {
+fn head_backward<F: Format>(level: Level, forward: &Forward<'_>, tree: &[Span], head: usize) -> HeadGrads {
     let heads = forward.heads;
     let (c, padded) = (heads.head_dim, padded_dim(heads.head_dim));
     let kv_head = head / (heads.num_heads / heads.num_kv_heads);
     let rows = tree[0].rows.start..tree[tree.len() - 1].rows.end;
-    let blocked = || vec![0.0; rows.len().next_multiple_of(LANES) * c];
-    let mut tables = Tables { keys: blocked(), values: blocked(), key_rows: vec![0.0; rows.len() * padded] };
-    for (at, row) in rows.clone().enumerate() {
-        let kv = &forward.qkv[row * heads.qkv_width()..][heads.q_width()..heads.qkv_width()];
-        let key = &kv[kv_head * c..][..c];
-        put_key(&mut tables.keys, at, key);
-        put_key(&mut tables.values, at, &kv[heads.kv_width() + kv_head * c..][..c]);
-        tables.key_rows[at * padded..][..c].copy_from_slice(key);
-    }
+    let blocked = || vec![F::Key::default(); rows.len().next_multiple_of(LANES) * parts::<F>(c)];
+    let mut tables = Tables::<F> { keys: blocked(), values: blocked(), key_rows: vec![0.0; rows.len() * padded] };
+    fill_tables(level, &mut tables, forward, rows.clone(), kv_head);
     let mut grads = HeadGrads {
         dq: vec![0.0; rows.len() * c],
         dk: vec![0.0; rows.len() * padded],
         dv: vec![0.0; rows.len() * padded],
     };
-    let mut scratch = Scratch::default();
+    let mut scratch = Scratch::<F> {
+        p: Vec::new(),
+        ds: Vec::new(),
+        q: Vec::new(),
+        dout: Vec::new(),
+        q_parts: Vec::new(),
+        dout_parts: Vec::new(),
+    };
     for span in tree {
         let local = |segment: &Segment| Segment { start: segment.start - rows.start, len: segment.len };
         let path: Vec<Segment> = span.path.iter().map(local).collect();
@@ -150,40 +158,72 @@ fn head_backward(level: Level, forward: &Forward<'_>, tree: &[Span], head: usize
 }
 
 multiversion! {
+    /// Tables of a key/value head from the rows of a tree.
+    fn fill_tables<F: Format>(
+        _math,
+        tables: &mut Tables<F>,
+        forward: &Forward<'_>,
+        rows: Range<usize>,
+        kv_head: usize,
+    ) {
+        let heads = forward.heads;
+        let (c, padded) = (heads.head_dim, padded_dim(heads.head_dim));
+        for (at, row) in rows.enumerate() {
+            let kv = &forward.qkv[row * heads.qkv_width()..][heads.q_width()..heads.qkv_width()];
+            let key = &kv[kv_head * c..][..c];
+            put_key::<F>(&mut tables.keys, at, key);
+            put_key::<F>(&mut tables.values, at, &kv[heads.kv_width() + kv_head * c..][..c]);
+            for (to, &x) in tables.key_rows[at * padded..][..c].iter_mut().zip(key) {
+                *to = F::held(x);
+            }
+        }
+    }
+}
+
+multiversion! {
     /// The part of some consecutive rows of a span, of which the last one sees `visible` positions: `dq[block][C]`
     /// overwritten, `dk[rows][C']` and `dv[rows][C']` added to.
-    fn block_backward(
+    fn block_backward<F: Format>(
         math,
         dq: &mut [f32],
         dk: &mut [f32],
         dv: &mut [f32],
         forward: &Forward<'_>,
-        tables: &Tables,
+        tables: &Tables<F>,
         head: usize,
         block: Range<usize>,
         path: &[Segment],
         visible: usize,
-        scratch: &mut Scratch,
+        scratch: &mut Scratch<F>,
     ) {
         let heads = forward.heads;
-        let (c, padded) = (heads.head_dim, padded_dim(heads.head_dim));
+        let (c, padded, parts) = (heads.head_dim, padded_dim(heads.head_dim), parts::<F>(heads.head_dim));
         let stride = visible.next_multiple_of(LANES);
-        let Scratch { p, ds, q, dout } = scratch;
+        let Scratch { p, ds, q, dout, q_parts, dout_parts } = scratch;
         for (memory, len) in [(&mut *p, stride), (&mut *ds, stride), (&mut *q, padded), (&mut *dout, padded)] {
             memory.clear();
             memory.resize(block.len() * len, 0.0);
         }
+        for memory in [&mut *q_parts, &mut *dout_parts] {
+            memory.resize(block.len() * parts, F::Key::default());
+        }
         for (at, row) in block.clone().enumerate() {
-            q[at * padded..][..c].copy_from_slice(&forward.qkv[row * heads.qkv_width() + head * c..][..c]);
-            dout[at * padded..][..c].copy_from_slice(&forward.dout[row * heads.q_width() + head * c..][..c]);
+            let from = &forward.qkv[row * heads.qkv_width() + head * c..][..c];
+            put_query::<F>(&mut q_parts[at * parts..][..parts], from);
+            for (to, &x) in q[at * padded..][..c].iter_mut().zip(from) {
+                *to = F::held(x);
+            }
+            let from = &forward.dout[row * heads.q_width() + head * c..][..c];
+            put_query::<F>(&mut dout_parts[at * parts..][..parts], from);
+            dout[at * padded..][..c].copy_from_slice(from);
         }
         // Rows that go together all see what the last one of them sees; what is too much is then set to 0.
         for_groups!(block.len(), |first, N| {
             let visible = visible - (block.len() - first - N);
-            let q: [&[f32]; N] = std::array::from_fn(|n| &q[(first + n) * padded..][..c]);
-            blocked_dots(math, &mut p[first * stride..], stride, q, &tables.keys, path, visible);
-            let dout: [&[f32]; N] = std::array::from_fn(|n| &dout[(first + n) * padded..][..c]);
-            blocked_dots(math, &mut ds[first * stride..], stride, dout, &tables.values, path, visible);
+            let q: [&[F::Key]; N] = std::array::from_fn(|n| &q_parts[(first + n) * parts..][..parts]);
+            blocked_dots::<F, _, N>(math, &mut p[first * stride..], stride, q, &tables.keys, path, visible);
+            let dout: [&[F::Key]; N] = std::array::from_fn(|n| &dout_parts[(first + n) * parts..][..parts]);
+            blocked_dots::<F, _, N>(math, &mut ds[first * stride..], stride, dout, &tables.values, path, visible);
         });
         let scale = 1.0 / (c as f32).sqrt();
         for (at, row) in block.clone().enumerate() {
@@ -205,7 +245,7 @@ multiversion! {
         for_groups!(block.len(), |first, N| {
             let visible = visible - (block.len() - first - N);
             let weights: [&[f32]; N] = std::array::from_fn(|n| &ds[(first + n) * stride..][..visible]);
-            weighted_sums(math, &mut dq[first * c..][..N * c], weights, &tables.key_rows, path, c);
+            weighted_sums::<F32, _, N>(math, &mut dq[first * c..][..N * c], weights, &tables.key_rows, path, c);
         });
         let mut position = 0;
         for segment in path {

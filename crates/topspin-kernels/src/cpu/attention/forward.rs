@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::kv::{HeadKv, KvStore};
+use super::super::kv::{Format, HeadKv, KvStore, Store, parts, put_query};
 use super::super::math::{LANES, exp, max, sum_lanes};
 use super::tiles::{blocked_dots, for_groups, weighted_sums};
 use crate::device::{Segment, Span};
@@ -22,11 +22,26 @@ pub fn attention_forward(
     layer: usize,
     spans: &[Span],
 ) {
+    match kv {
+        KvStore::F32(store) => by_rows(level, out, lse, qkv, store, layer, spans),
+        KvStore::Bf16(store) => by_rows(level, out, lse, qkv, store, layer, spans),
+    }
+}
+
+fn by_rows<F: Format>(
+    level: Level,
+    out: &mut [f32],
+    lse: &mut [f32],
+    qkv: &[f32],
+    kv: &Store<F>,
+    layer: usize,
+    spans: &[Span],
+) {
     let heads = kv.heads;
     let (width, group, c) = (heads.q_width(), heads.num_heads / heads.num_kv_heads, heads.head_dim);
     let task = |(task, (out, lse)): (usize, (&mut [f32], &mut [f32]))| {
         let rows = task * ROWS..task * ROWS + out.len() / width;
-        let mut scores = Vec::new();
+        let mut scratch = Scratch::<F> { queries: vec![F::Key::default(); group * parts::<F>(c)], scores: Vec::new() };
         for head in 0..heads.num_kv_heads {
             let head_kv = kv.head(layer, head);
             for row in rows.clone() {
@@ -37,12 +52,20 @@ pub fn attention_forward(
                 let out = &mut out[at * width + first * c..][..group * c];
                 let lse = &mut lse[at * heads.num_heads + first..][..group];
                 let queries = &qkv[row * heads.qkv_width() + first * c..][..group * c];
-                attend(level, out, lse, queries, head_kv, &span.path, visible, c, &mut scores);
+                attend(level, out, lse, queries, head_kv, &span.path, visible, c, &mut scratch);
             }
         }
     };
     let tasks = out.par_chunks_mut(ROWS * width).zip(lse.par_chunks_mut(ROWS * heads.num_heads)).enumerate();
     tasks.for_each(task);
+}
+
+/// Memory of a task.
+struct Scratch<F: Format> {
+    /// The queries of a group of heads.
+    queries: Vec<F::Key>,
+    /// Their scores, by position.
+    scores: Vec<f32>,
 }
 
 /// The span that holds a row.
@@ -52,31 +75,36 @@ fn span_of(spans: &[Span], row: usize) -> &Span {
 
 multiversion! {
     /// The queries of one row that share a key/value head.
-    fn attend(
+    fn attend<F: Format>(
         math,
         out: &mut [f32],
         lse: &mut [f32],
         queries: &[f32],
-        kv: HeadKv<'_>,
+        kv: HeadKv<'_, F>,
         path: &[Segment],
         visible: usize,
         c: usize,
-        scores: &mut Vec<f32>,
+        scratch: &mut Scratch<F>,
     ) {
+        let parts = parts::<F>(c);
+        for (query, to) in queries.chunks_exact(c).zip(scratch.queries.chunks_exact_mut(parts)) {
+            put_query::<F>(to, query);
+        }
+        let Scratch { queries, scores } = scratch;
         for_groups!(lse.len(), |first, N| {
             let (out, lse) = (&mut out[first * c..][..N * c], &mut lse[first..][..N]);
-            attend_together::<N>(math, out, lse, &queries[first * c..][..N * c], kv, path, visible, c, scores);
+            attend_together::<F, N>(math, out, lse, &queries[first * parts..][..N * parts], kv, path, visible, c, scores);
         });
     }
 }
 
 #[inline(always)]
-fn attend_together<const N: usize>(
+fn attend_together<F: Format, const N: usize>(
     math: impl Arithmetic,
     out: &mut [f32],
     lse: &mut [f32],
-    queries: &[f32],
-    kv: HeadKv<'_>,
+    queries: &[F::Key],
+    kv: HeadKv<'_, F>,
     path: &[Segment],
     visible: usize,
     c: usize,
@@ -85,8 +113,9 @@ fn attend_together<const N: usize>(
     let stride = visible.next_multiple_of(LANES);
     scores.clear();
     scores.resize(N * stride, f32::NEG_INFINITY);
-    let queries: [&[f32]; N] = std::array::from_fn(|n| &queries[n * c..][..c]);
-    blocked_dots(math, scores, stride, queries, kv.keys, path, visible);
+    let parts = parts::<F>(c);
+    let queries: [&[F::Key]; N] = std::array::from_fn(|n| &queries[n * parts..][..parts]);
+    blocked_dots::<F, _, N>(math, scores, stride, queries, kv.keys, path, visible);
     let scale = 1.0 / (c as f32).sqrt();
     for n in 0..N {
         let scores = &mut scores[n * stride..][..stride];
@@ -104,5 +133,5 @@ fn attend_together<const N: usize>(
         scores.iter_mut().for_each(|p| *p *= inverse);
     }
     let probabilities: [&[f32]; N] = std::array::from_fn(|n| &scores[n * stride..][..visible]);
-    weighted_sums(math, out, probabilities, kv.values, path, c);
+    weighted_sums::<F, _, N>(math, out, probabilities, kv.values, path, c);
 }

@@ -1,7 +1,7 @@
 //! Sums over positions and channels, some rows and vectors at a time in registers. A sum alone would wait for the end of
 //! each multiply-add; their number changes no bit of any of them.
 
-use super::super::kv::padded_dim;
+use super::super::kv::{F32, Format, padded_dim};
 use super::super::math::LANES;
 use crate::device::Segment;
 use crate::simd::Arithmetic;
@@ -56,12 +56,12 @@ pub(super) use for_groups;
 
 /// `scores[n * stride + position] = queries[n] · blocked[position]` for the first `visible` positions of a path.
 #[inline(always)]
-pub(super) fn blocked_dots<M: Arithmetic, const N: usize>(
+pub(super) fn blocked_dots<F: Format, M: Arithmetic, const N: usize>(
     math: M,
     scores: &mut [f32],
     stride: usize,
-    queries: [&[f32]; N],
-    blocked: &[f32],
+    queries: [&[F::Key]; N],
+    blocked: &[F::Key],
     path: &[Segment],
     visible: usize,
 ) {
@@ -73,11 +73,11 @@ pub(super) fn blocked_dots<M: Arithmetic, const N: usize>(
             let whole = if slot.is_multiple_of(LANES) { (end - slot) / LANES } else { 0 };
             let scores = &mut scores[position..];
             let done = if whole >= 4 && M::SUMS >= 4 * N {
-                block_dots::<M, N, 4>(math, scores, stride, queries, blocked, slot, end)
+                block_dots::<F, M, N, 4>(math, scores, stride, queries, blocked, slot, end)
             } else if whole >= 2 && M::SUMS >= 2 * N {
-                block_dots::<M, N, 2>(math, scores, stride, queries, blocked, slot, end)
+                block_dots::<F, M, N, 2>(math, scores, stride, queries, blocked, slot, end)
             } else {
-                block_dots::<M, N, 1>(math, scores, stride, queries, blocked, slot, end)
+                block_dots::<F, M, N, 1>(math, scores, stride, queries, blocked, slot, end)
             };
             position += done;
             slot += done;
@@ -88,28 +88,28 @@ pub(super) fn blocked_dots<M: Arithmetic, const N: usize>(
 /// The part of [`blocked_dots`] from `slot` on that lies in the same block and the `B - 1` next, before `end`. Returns
 /// the number of positions.
 #[inline(always)]
-fn block_dots<M: Arithmetic, const N: usize, const B: usize>(
+fn block_dots<F: Format, M: Arithmetic, const N: usize, const B: usize>(
     math: M,
     scores: &mut [f32],
     stride: usize,
-    queries: [&[f32]; N],
-    blocked: &[f32],
+    queries: [&[F::Key]; N],
+    blocked: &[F::Key],
     slot: usize,
     end: usize,
 ) -> usize {
-    let c = queries[0].len();
-    let blocks = &blocked[slot / LANES * LANES * c..][..B * LANES * c];
-    let blocks: [&[[f32; LANES]]; B] = std::array::from_fn(|b| &blocks.as_chunks().0[b * c..][..c]);
+    let parts = queries[0].len();
+    let blocks = &blocked[slot / LANES * LANES * parts..][..B * LANES * parts];
+    let blocks: [&[[F::Key; LANES]]; B] = std::array::from_fn(|b| &blocks.as_chunks().0[b * parts..][..parts]);
     let mut sums = [[math.splat(0.0); B]; N];
-    for channel in 0..c {
-        let mut keys = [math.splat(0.0); B];
-        for b in 0..B {
-            keys[b] = math.load(&blocks[b][channel]);
+    for part in 0..parts {
+        let mut keys = [F::load_keys(math, &blocks[0][part]); B];
+        for b in 1..B {
+            keys[b] = F::load_keys(math, &blocks[b][part]);
         }
         for n in 0..N {
-            let query = math.splat(queries[n][channel]);
+            let query = F::splat_key(math, queries[n][part]);
             for b in 0..B {
-                sums[n][b] = math.mul_add_lanes(query, keys[b], sums[n][b]);
+                sums[n][b] = F::mul_add(math, query, keys[b], sums[n][b]);
             }
         }
     }
@@ -127,11 +127,11 @@ fn block_dots<M: Arithmetic, const N: usize, const B: usize>(
 
 /// `sums[n][C] = sum_position weights[n][position] * rows[position]` over the positions of a path, in their order.
 #[inline(always)]
-pub(super) fn weighted_sums<M: Arithmetic, const N: usize>(
+pub(super) fn weighted_sums<F: Format, M: Arithmetic, const N: usize>(
     math: M,
     sums: &mut [f32],
     weights: [&[f32]; N],
-    rows: &[f32],
+    rows: &[F::Value],
     path: &[Segment],
     c: usize,
 ) {
@@ -144,7 +144,7 @@ pub(super) fn weighted_sums<M: Arithmetic, const N: usize>(
             let weights: [&[f32]; N] = std::array::from_fn(|n| &weights[n][position..][..len]);
             let rows = rows[segment.start * padded..].chunks_exact(padded);
             for (at, row) in rows.take(len).enumerate() {
-                let row = vectors::<M, V>(math, &row[channel..]);
+                let row = vectors::<F, M, V>(math, &row[channel..]);
                 for n in 0..N {
                     let weight = math.splat(weights[n][at]);
                     for v in 0..V {
@@ -177,10 +177,10 @@ pub(super) fn add_rows<M: Arithmetic, const N: usize>(
     for_channels!(M, N, padded, |channel, V| {
         let mut sums = [[math.splat(0.0); V]; N];
         for n in 0..N {
-            sums[n] = vectors(math, &to[n * padded + channel..]);
+            sums[n] = vectors::<F32, M, V>(math, &to[n * padded + channel..]);
         }
         for (row, weights) in rows.chunks_exact(padded).zip(weights.chunks(stride)) {
-            let row = vectors::<M, V>(math, &row[channel..]);
+            let row = vectors::<F32, M, V>(math, &row[channel..]);
             let weights: &[f32; N] = weights.first_chunk().expect("a weight for each of the positions");
             for n in 0..N {
                 let weight = math.splat(weights[n]);
@@ -199,12 +199,12 @@ pub(super) fn add_rows<M: Arithmetic, const N: usize>(
 
 /// The first `V` vectors of a row that is padded to whole ones.
 #[inline(always)]
-fn vectors<M: Arithmetic, const V: usize>(math: M, row: &[f32]) -> [M::Lanes; V] {
+fn vectors<F: Format, M: Arithmetic, const V: usize>(math: M, row: &[F::Value]) -> [M::Lanes; V] {
     // A loop and not `from_fn`, whose result would not stay in registers.
     let (row, _) = row[..V * LANES].as_chunks::<LANES>();
     let mut vectors = [math.splat(0.0); V];
     for v in 0..V {
-        vectors[v] = math.load(&row[v]);
+        vectors[v] = F::load_values(math, &row[v]);
     }
     vectors
 }
