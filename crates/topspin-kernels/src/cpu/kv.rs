@@ -24,8 +24,6 @@ pub trait Format: Copy + Send + Sync {
     fn key(channels: &[f32]) -> Self::Key;
     /// A channel of a value.
     fn value(x: f32) -> Self::Value;
-    /// The number that is held for `x`.
-    fn held(x: f32) -> f32;
     /// From memory.
     fn load_keys<M: Arithmetic>(math: M, keys: &[Self::Key; LANES]) -> Self::Keys<M>;
     /// A query's part for every lane.
@@ -53,11 +51,6 @@ impl Format for F32 {
 
     #[inline(always)]
     fn value(x: f32) -> f32 {
-        x
-    }
-
-    #[inline(always)]
-    fn held(x: f32) -> f32 {
         x
     }
 
@@ -100,11 +93,6 @@ impl Format for Bf16 {
     #[inline(always)]
     fn value(x: f32) -> u16 {
         (bf16::round(x) >> 16) as u16
-    }
-
-    #[inline(always)]
-    fn held(x: f32) -> f32 {
-        f32::from_bits(bf16::round(x))
     }
 
     #[inline(always)]

@@ -153,12 +153,15 @@ impl Product<'_> {
             let mut memory = ROWS.take();
             let packed = grown(&mut memory, lines * self.steps.len());
             pack_rows(self.level, self.precision, packed, self.rows, 0..lines, self.steps.clone(), tallest);
-            // Whole groups of panels, so that tiles of few rows stay wide.
-            let per_task = panel_count.div_ceil(8 * threads).next_multiple_of(GROUP);
-            (0..panel_count.div_ceil(per_task)).into_par_iter().with_max_len(1).for_each(|task| {
-                let panels = task * per_task..panel_count.min((task + 1) * per_task);
-                // SAFETY: no other task has these columns.
-                unsafe { self.multiply(out, packed, 0, panels, accumulate) }
+            // Two panels at least, so that tiles of few rows stay wide.
+            let pairs = panel_count.div_ceil(2);
+            let tasks = pairs.min(8 * threads).next_multiple_of(threads);
+            (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
+                let [first, end] = [task, task + 1].map(|task| panel_count.min(task * pairs / tasks * 2));
+                if first < end {
+                    // SAFETY: no other task has these columns.
+                    unsafe { self.multiply(out, packed, 0, first..end, accumulate) }
+                }
             });
             ROWS.set(memory);
         }

@@ -104,26 +104,48 @@ static ZEROS: [f32; LANES] = [0.0; LANES];
 /// As [`Kernel::run`], and the instructions of `multiply` must be enabled in the caller.
 #[inline(always)]
 unsafe fn run_block<M: Multiply>(multiply: M, block: &Block) {
+    let tiles = block.row_count.div_ceil(M::ROWS);
     let mut column = 0;
     while column < block.columns {
         let end = block.columns.min(column + GROUP * LANES);
-        let mut row = 0;
+        let (mut row, mut tile) = (0, 0);
         while row < block.row_count {
             let rows = tile_rows(block.row_count - row, M::ROWS);
+            let fetch = Fetch::share(tile, tiles, block.steps);
             // SAFETY: the caller's promise; the tile has `rows` rows from `row` on, as packed.
             unsafe {
                 match rows {
-                    12 if M::ROWS >= 12 => run_tiles::<M, 12>(multiply, block, row, column, end),
-                    8 if M::ROWS >= 8 => run_tiles::<M, 8>(multiply, block, row, column, end),
-                    6 if M::ROWS >= 6 => run_tiles::<M, 6>(multiply, block, row, column, end),
-                    4 if M::ROWS >= 4 => run_tiles::<M, 4>(multiply, block, row, column, end),
-                    2 => run_tiles::<M, 2>(multiply, block, row, column, end),
-                    _ => run_tiles::<M, 1>(multiply, block, row, column, end),
+                    12 if M::ROWS >= 12 => run_tiles::<M, 12>(multiply, block, row, column, end, fetch),
+                    8 if M::ROWS >= 8 => run_tiles::<M, 8>(multiply, block, row, column, end, fetch),
+                    6 if M::ROWS >= 6 => run_tiles::<M, 6>(multiply, block, row, column, end, fetch),
+                    4 if M::ROWS >= 4 => run_tiles::<M, 4>(multiply, block, row, column, end, fetch),
+                    2 => run_tiles::<M, 2>(multiply, block, row, column, end, fetch),
+                    _ => run_tiles::<M, 1>(multiply, block, row, column, end, fetch),
                 }
             }
-            row += rows;
+            (row, tile) = (row + rows, tile + 1);
         }
         column = end;
+    }
+}
+
+/// The part of the next group's panels that a row tile brings near while it works on this group. The tiles share that
+/// out, so that memory is asked evenly. In steps, with [`Fetch::BITS`] binary places.
+#[derive(Clone, Copy)]
+struct Fetch {
+    first: usize,
+    per_step: usize,
+}
+
+impl Fetch {
+    const BITS: u32 = 16;
+
+    /// The share of one of some tiles. What the last ones fetch again, where there are more tiles than were counted,
+    /// is near already.
+    #[inline(always)]
+    fn share(tile: usize, tiles: usize, steps: usize) -> Self {
+        let per_step = (1 << Self::BITS) / tiles;
+        Self { first: tile.min(tiles - 1) * steps * per_step, per_step }
     }
 }
 
@@ -138,23 +160,24 @@ unsafe fn run_tiles<M: Multiply, const R: usize>(
     row: usize,
     mut column: usize,
     end: usize,
+    fetch: Fetch,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         if M::Vector::SUMS >= 4 * R {
             while column + 4 * LANES <= end {
-                tile::<M, R, 4>(multiply, block, row, column);
+                tile::<M, R, 4>(multiply, block, row, column, fetch);
                 column += 4 * LANES;
             }
         }
         if M::Vector::SUMS >= 2 * R {
             while column + 2 * LANES <= end {
-                tile::<M, R, 2>(multiply, block, row, column);
+                tile::<M, R, 2>(multiply, block, row, column, fetch);
                 column += 2 * LANES;
             }
         }
         while column < end {
-            tile::<M, R, 1>(multiply, block, row, column);
+            tile::<M, R, 1>(multiply, block, row, column, fetch);
             column += LANES;
         }
     }
@@ -165,7 +188,13 @@ unsafe fn run_tiles<M: Multiply, const R: usize>(
 /// # Safety
 /// As [`run_block`].
 #[inline(always)]
-unsafe fn tile<M: Multiply, const R: usize, const P: usize>(multiply: M, block: &Block, row: usize, column: usize) {
+unsafe fn tile<M: Multiply, const R: usize, const P: usize>(
+    multiply: M,
+    block: &Block,
+    row: usize,
+    column: usize,
+    fetch: Fetch,
+) {
     let vector = multiply.vector();
     // SAFETY: the caller's promise: rows and panels hold `steps` units for each of their lines.
     unsafe {
@@ -178,14 +207,16 @@ unsafe fn tile<M: Multiply, const R: usize, const P: usize>(multiply: M, block: 
             }
         }
         let mut sums = [[vector.load(ZEROS.as_ptr()); P]; R];
+        let mut fetched = fetch.first;
         for step in 0..block.steps {
             let mut panel = [multiply.panel(panels.add(step * LANES)); P];
             for p in 1..P {
                 panel[p] = multiply.panel(panels.add(p * block.panel_stride + step * LANES));
             }
-            // While tiles work on this group of panels, the next one comes from memory.
+            let ahead = (fetched >> Fetch::BITS) * LANES;
+            fetched += fetch.per_step;
             for p in 0..P {
-                prefetch(panels.wrapping_add((GROUP + p) * block.panel_stride + step * LANES));
+                prefetch(panels.wrapping_add((GROUP + p) * block.panel_stride + ahead));
             }
             for r in 0..R {
                 let x = multiply.row(rows.add(step * R + r));
@@ -194,34 +225,52 @@ unsafe fn tile<M: Multiply, const R: usize, const P: usize>(multiply: M, block: 
                 }
             }
         }
-        for r in 0..R {
-            for p in 0..P {
-                let column = column + p * LANES;
-                let out = block.out.add((row + r) * block.out_stride + column);
-                write::<M>(multiply, out, sums[r][p], block.columns - column, block.accumulate);
+        let out = block.out.add(row * block.out_stride + column);
+        let columns = block.columns - column;
+        if columns < P * LANES {
+            return write_edge::<M, R, P>(multiply, out, block.out_stride, &sums, columns, block.accumulate);
+        }
+        if block.accumulate {
+            for r in 0..R {
+                for p in 0..P {
+                    let out = out.add(r * block.out_stride + p * LANES);
+                    vector.store(out, vector.add(vector.load(out), sums[r][p]));
+                }
+            }
+        } else {
+            for r in 0..R {
+                for p in 0..P {
+                    vector.store(out.add(r * block.out_stride + p * LANES), sums[r][p]);
+                }
             }
         }
     }
 }
 
-/// Writes 16 sums or, at the right edge, the first `columns` of them.
+/// Writes the first `columns` of a tile's at the right edge.
 ///
 /// # Safety
-/// `out` must be valid for as many elements as are written.
-#[inline(always)]
-unsafe fn write<M: Multiply>(multiply: M, out: *mut f32, sum: Sum<M>, columns: usize, accumulate: bool) {
+/// `out` must be valid for `R` rows of as many elements, `stride` apart.
+#[inline(never)]
+unsafe fn write_edge<M: Multiply, const R: usize, const P: usize>(
+    multiply: M,
+    out: *mut f32,
+    stride: usize,
+    sums: &[[Sum<M>; P]; R],
+    columns: usize,
+    accumulate: bool,
+) {
     let vector = multiply.vector();
-    // SAFETY: the caller's promise.
-    unsafe {
-        if columns >= LANES {
-            let sum = if accumulate { vector.add(vector.load(out), sum) } else { sum };
-            vector.store(out, sum);
-        } else {
+    for r in 0..R {
+        for p in 0..columns.div_ceil(LANES) {
             let mut lanes = [0.0; LANES];
-            vector.store(lanes.as_mut_ptr(), sum);
-            for lane in 0..columns {
-                let before = if accumulate { *out.add(lane) } else { 0.0 };
-                *out.add(lane) = before + lanes[lane];
+            // SAFETY: the array is as long as the vector; elements of `out` are the caller's promise.
+            unsafe {
+                vector.store(lanes.as_mut_ptr(), sums[r][p]);
+                for lane in 0..LANES.min(columns - p * LANES) {
+                    let out = out.add(r * stride + p * LANES + lane);
+                    *out = lanes[lane] + if accumulate { *out } else { 0.0 };
+                }
             }
         }
     }

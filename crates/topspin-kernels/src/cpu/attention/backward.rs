@@ -1,4 +1,4 @@
-//! The backward of batches that hold all of their keys: the query heads of trees, each in blocks of rows.
+//! The backward of batches that hold all of their keys, in pieces of some query rows of one head.
 
 use std::ops::Range;
 
@@ -7,12 +7,14 @@ use rayon::prelude::*;
 use super::super::kv::{Bf16, F32, Format, padded_dim, parts, put_key, put_query};
 use super::super::math::{LANES, dot, exp};
 use super::super::parallel::for_rows;
-use super::tiles::{add_rows, blocked_dots, for_groups, weighted_sums};
+use super::tiles::{add_products, blocked_dots, for_groups};
 use crate::device::{HeadShape, Segment, Span};
 use crate::gemm::Precision;
 use crate::multiversion;
 use crate::simd::Level;
 
+/// Query rows of a piece. Fixed, so that the order of sums does not depend on the threads.
+const PIECE: usize = 128;
 /// Query rows whose gradients are computed together: their probabilities stay in the second-level cache.
 const BLOCK: usize = 16;
 
@@ -29,55 +31,10 @@ pub fn attention_backward(
     heads: HeadShape,
 ) {
     let forward = Forward { dout, out, qkv, lse, heads };
-    let trees = trees(spans);
-    // Branches of a tree add to the same keys and values, so a query head of a tree is one task.
-    let tasks: Vec<(usize, usize)> =
-        (0..trees.len()).flat_map(|tree| (0..heads.num_heads).map(move |head| (tree, head))).collect();
-    let grads: Vec<HeadGrads> = tasks
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|(tree, head)| match precision {
-            Precision::F32 => head_backward::<F32>(level, &forward, trees[tree], head),
-            Precision::Bf16 => head_backward::<Bf16>(level, &forward, trees[tree], head),
-        })
-        .collect();
-
-    let (width, group, c) = (heads.qkv_width(), heads.num_heads / heads.num_kv_heads, heads.head_dim);
-    let put = |row: usize, dqkv: &mut [f32]| {
-        let tree = trees.partition_point(|spans| spans[spans.len() - 1].rows.end <= row);
-        let at = row - trees[tree][0].rows.start;
-        let grads = &grads[tree * heads.num_heads..][..heads.num_heads];
-        let (dq, dkv) = dqkv.split_at_mut(heads.q_width());
-        for (dq, grads) in dq.chunks_exact_mut(c).zip(grads) {
-            dq.copy_from_slice(&grads.dq[at * c..][..c]);
-        }
-        let (dk, dv) = dkv.split_at_mut(heads.kv_width());
-        for (head, (dk, dv)) in dk.chunks_exact_mut(c).zip(dv.chunks_exact_mut(c)).enumerate() {
-            for (query_head, grads) in grads[head * group..][..group].iter().enumerate() {
-                let place = at * padded_dim(c);
-                for (to, from) in [(&mut *dk, &grads.dk[place..][..c]), (&mut *dv, &grads.dv[place..][..c])] {
-                    match query_head {
-                        0 => to.copy_from_slice(from),
-                        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
-                    }
-                }
-            }
-        }
-    };
-    for_rows(dqkv, width, put);
-}
-
-/// The spans of each tree: a root's path is its own segment alone.
-fn trees(spans: &[Span]) -> Vec<&[Span]> {
-    let mut trees: Vec<&[Span]> = Vec::new();
-    let mut start = 0;
-    for at in 1..=spans.len() {
-        if at == spans.len() || spans[at].path.len() == 1 {
-            trees.push(&spans[start..at]);
-            start = at;
-        }
+    match precision {
+        Precision::F32 => backward::<F32>(level, dqkv, &forward, spans),
+        Precision::Bf16 => backward::<Bf16>(level, dqkv, &forward, spans),
     }
-    trees
 }
 
 /// What the backward reads, `T` rows each.
@@ -89,100 +46,228 @@ struct Forward<'a> {
     heads: HeadShape,
 }
 
-/// Gradients of one query head, and what it adds to those of its key/value head, over the rows of one tree.
-struct HeadGrads {
+/// Some consecutive query rows of a span.
+struct Piece<'a> {
+    /// Index of the span.
+    span: usize,
+    rows: Range<usize>,
+    /// What its last row sees.
+    visible: usize,
+    path: &'a [Segment],
+}
+
+impl Piece<'_> {
+    /// The position at which the rows see `row`, if they do.
+    fn position(&self, row: usize) -> Option<usize> {
+        let mut begin = 0;
+        for segment in self.path {
+            if (segment.start..segment.start + segment.len).contains(&row) {
+                return Some(begin + row - segment.start).filter(|&position| position < self.visible);
+            }
+            begin += segment.len;
+        }
+        None
+    }
+}
+
+/// Gradients that the rows of a piece make in one query head.
+struct PieceGrads {
     /// `[rows][C]`.
     dq: Vec<f32>,
-    /// `[rows][C']`.
+    /// By position, `[visible][C']`.
     dk: Vec<f32>,
-    /// `[rows][C']`.
+    /// By position, `[visible][C']`.
     dv: Vec<f32>,
 }
 
-/// Keys and values of a tree: blocked for products with a query, keys in rows as well.
-struct Tables<F: Format> {
-    keys: Vec<F::Key>,
-    values: Vec<F::Key>,
-    /// `[rows][C']`.
-    key_rows: Vec<f32>,
+fn backward<F: Format>(level: Level, dqkv: &mut [f32], forward: &Forward<'_>, spans: &[Span]) {
+    let heads = forward.heads;
+    let (group, c, padded) = (heads.num_heads / heads.num_kv_heads, heads.head_dim, padded_dim(heads.head_dim));
+    let tables: Vec<Tables<F>> = (0..spans.len() * heads.num_kv_heads)
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|at| tables(level, forward, &spans[at / heads.num_kv_heads], at % heads.num_kv_heads))
+        .collect();
+    let pieces: Vec<Piece> = spans.iter().enumerate().flat_map(|(at, span)| pieces(at, span)).collect();
+    let grads: Vec<PieceGrads> = (0..pieces.len() * heads.num_heads)
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|at| {
+            let (piece, head) = (&pieces[at / heads.num_heads], at % heads.num_heads);
+            piece_backward(level, forward, &tables[piece.span * heads.num_kv_heads + head / group], piece, head)
+        })
+        .collect();
+
+    // The pieces of a row's tree: those from its root on that are not behind the next root.
+    let trees = trees(spans, &pieces);
+    for_rows(dqkv, heads.qkv_width(), |row, dqkv| {
+        let (dq, dkv) = dqkv.split_at_mut(heads.q_width());
+        let (dk, dv) = dkv.split_at_mut(heads.kv_width());
+        dk.fill(0.0);
+        dv.fill(0.0);
+        let tree = &trees[trees.partition_point(|tree| pieces[tree.end - 1].rows.end <= row)];
+        for at in tree.clone() {
+            let (piece, grads) = (&pieces[at], &grads[at * heads.num_heads..][..heads.num_heads]);
+            if piece.rows.contains(&row) {
+                for (dq, grads) in dq.chunks_exact_mut(c).zip(grads) {
+                    dq.copy_from_slice(&grads.dq[(row - piece.rows.start) * c..][..c]);
+                }
+            }
+            if let Some(position) = piece.position(row) {
+                for (head, grads) in grads.iter().enumerate() {
+                    let to = head / group * c;
+                    for (to, from) in [(&mut dk[to..][..c], &grads.dk), (&mut dv[to..][..c], &grads.dv)] {
+                        to.iter_mut().zip(&from[position * padded..]).for_each(|(to, from)| *to += from);
+                    }
+                }
+            }
+        }
+    });
 }
 
-/// Memory for the queries of a block, by position along their path.
+/// A span in pieces.
+fn pieces(at: usize, span: &Span) -> impl Iterator<Item = Piece<'_>> {
+    span.rows.clone().step_by(PIECE).map(move |first| {
+        let rows = first..span.rows.end.min(first + PIECE);
+        let visible = span.context() - (span.rows.end - rows.end);
+        Piece { span: at, rows, visible, path: &span.path }
+    })
+}
+
+/// The pieces of each tree: a root's path is its own segment alone.
+fn trees(spans: &[Span], pieces: &[Piece]) -> Vec<Range<usize>> {
+    let mut trees: Vec<Range<usize>> = Vec::new();
+    for (at, piece) in pieces.iter().enumerate() {
+        let is_root = spans[piece.span].path.len() == 1 && piece.rows.start == spans[piece.span].rows.start;
+        match trees.last_mut() {
+            Some(tree) if !is_root => tree.end = at + 1,
+            _ => trees.push(at..at + 1),
+        }
+    }
+    trees
+}
+
+/// Keys and values of one head along the path of a span.
+struct Tables<F: Format> {
+    /// In blocks of positions, as the store has keys.
+    keys: Vec<F::Key>,
+    values: Vec<F::Key>,
+    /// `[position / CHANNELS][C']`.
+    key_rows: Vec<F::Key>,
+}
+
+fn tables<F: Format>(level: Level, forward: &Forward<'_>, span: &Span, kv_head: usize) -> Tables<F> {
+    let (c, context) = (forward.heads.head_dim, span.context());
+    let blocked = || vec![F::Key::default(); context.next_multiple_of(LANES) * parts::<F>(c)];
+    let key_rows = vec![F::Key::default(); context.div_ceil(F::CHANNELS) * padded_dim(c)];
+    let mut tables = Tables::<F> { keys: blocked(), values: blocked(), key_rows };
+    fill_tables(level, &mut tables, forward, &span.path, kv_head);
+    tables
+}
+
+multiversion! {
+    fn fill_tables<F: Format>(
+        _math,
+        tables: &mut Tables<F>,
+        forward: &Forward<'_>,
+        path: &[Segment],
+        kv_head: usize,
+    ) {
+        let heads = forward.heads;
+        let c = heads.head_dim;
+        let rows = || path.iter().flat_map(|segment| segment.start..segment.start + segment.len);
+        let kv = |row: usize| &forward.qkv[row * heads.qkv_width() + heads.q_width() + kv_head * c..];
+        for (position, row) in rows().enumerate() {
+            put_key::<F>(&mut tables.keys, position, &kv(row)[..c]);
+            put_key::<F>(&mut tables.values, position, &kv(row)[heads.kv_width()..][..c]);
+        }
+        put_rows::<F>(&mut tables.key_rows, rows().map(|row| &kv(row)[..c]), c);
+    }
+}
+
+/// Rows side by side in the parts of sums over them, `[row / CHANNELS][C']`. A last row without a neighbour has zeros.
+#[inline(always)]
+fn put_rows<'a, F: Format>(to: &mut [F::Key], mut rows: impl Iterator<Item = &'a [f32]>, c: usize) {
+    const NOTHING: &[f32] = &[];
+    for to in to.chunks_exact_mut(padded_dim(c)) {
+        let first = rows.next().unwrap_or(NOTHING);
+        let second = if F::CHANNELS == 2 { rows.next().unwrap_or(NOTHING) } else { NOTHING };
+        put_parts::<F>(&mut to[..first.len()], first, second);
+    }
+}
+
+/// `to[i]` holds `first[i]` and, in a format of pairs, `second[i]`, which may be missing.
+#[inline(always)]
+fn put_parts<F: Format>(to: &mut [F::Key], first: &[f32], second: &[f32]) {
+    if second.is_empty() {
+        to.iter_mut().zip(first).for_each(|(to, &first)| *to = F::key(&[first, 0.0][..F::CHANNELS]));
+    } else {
+        let both = to.iter_mut().zip(first.iter().zip(second));
+        both.for_each(|(to, (&first, &second))| *to = F::key(&[first, second][..F::CHANNELS]));
+    }
+}
+
+/// Memory for the queries of a block. A part is what the format multiplies at a time.
 struct Scratch<F: Format> {
     /// Probabilities, `[block][position]`.
     p: Vec<f32>,
     /// Gradients of probabilities, then of scores, `[block][position]`.
     ds: Vec<f32>,
-    /// Queries, `[block][C']`.
-    q: Vec<f32>,
-    /// Gradients of outputs, `[block][C']`.
-    dout: Vec<f32>,
-    /// Both in the parts that they are multiplied in, `[block][part]`.
-    q_parts: Vec<F::Key>,
-    dout_parts: Vec<F::Key>,
+    /// Queries and gradients of outputs, parts along their channels, `[block][part]`.
+    q: Vec<F::Key>,
+    dout: Vec<F::Key>,
+    /// The same, parts along the rows, `[block / CHANNELS][C']`.
+    q_rows: Vec<F::Key>,
+    dout_rows: Vec<F::Key>,
+    /// Gradients of scores, parts along positions, `[block][position / CHANNELS]`.
+    ds_parts: Vec<F::Key>,
+    /// Probabilities and gradients of scores, parts along the rows, `[block / CHANNELS][position]`.
+    p_rows: Vec<F::Key>,
+    ds_rows: Vec<F::Key>,
+    /// Gradients of some queries, `[..][C']`.
+    dq: Vec<f32>,
 }
 
-fn head_backward<F: Format>(level: Level, forward: &Forward<'_>, tree: &[Span], head: usize) -> HeadGrads {
-    let heads = forward.heads;
-    let (c, padded) = (heads.head_dim, padded_dim(heads.head_dim));
-    let kv_head = head / (heads.num_heads / heads.num_kv_heads);
-    let rows = tree[0].rows.start..tree[tree.len() - 1].rows.end;
-    let blocked = || vec![F::Key::default(); rows.len().next_multiple_of(LANES) * parts::<F>(c)];
-    let mut tables = Tables::<F> { keys: blocked(), values: blocked(), key_rows: vec![0.0; rows.len() * padded] };
-    fill_tables(level, &mut tables, forward, rows.clone(), kv_head);
-    let mut grads = HeadGrads {
-        dq: vec![0.0; rows.len() * c],
-        dk: vec![0.0; rows.len() * padded],
-        dv: vec![0.0; rows.len() * padded],
-    };
+fn piece_backward<F: Format>(
+    level: Level,
+    forward: &Forward<'_>,
+    tables: &Tables<F>,
+    piece: &Piece<'_>,
+    head: usize,
+) -> PieceGrads {
+    let (c, padded) = (forward.heads.head_dim, padded_dim(forward.heads.head_dim));
+    let memory = |width: usize| vec![F::Key::default(); BLOCK * width];
+    let stride = piece.visible.next_multiple_of(LANES);
     let mut scratch = Scratch::<F> {
-        p: Vec::new(),
-        ds: Vec::new(),
-        q: Vec::new(),
-        dout: Vec::new(),
-        q_parts: Vec::new(),
-        dout_parts: Vec::new(),
+        p: vec![0.0; BLOCK * stride],
+        ds: vec![0.0; BLOCK * stride],
+        q: memory(parts::<F>(c)),
+        dout: memory(parts::<F>(c)),
+        q_rows: memory(padded),
+        dout_rows: memory(padded),
+        ds_parts: memory(stride),
+        p_rows: memory(stride),
+        ds_rows: memory(stride),
+        dq: Vec::new(),
     };
-    for span in tree {
-        let local = |segment: &Segment| Segment { start: segment.start - rows.start, len: segment.len };
-        let path: Vec<Segment> = span.path.iter().map(local).collect();
-        for first in span.rows.clone().step_by(BLOCK) {
-            let block = first..span.rows.end.min(first + BLOCK);
-            let visible = span.context() - (span.rows.end - block.end);
-            let HeadGrads { dq, dk, dv } = &mut grads;
-            let dq = &mut dq[(first - rows.start) * c..][..block.len() * c];
-            block_backward(level, dq, dk, dv, forward, &tables, head, block, &path, visible, &mut scratch);
-        }
+    let mut grads = PieceGrads {
+        dq: vec![0.0; piece.rows.len() * c],
+        dk: vec![0.0; piece.visible * padded],
+        dv: vec![0.0; piece.visible * padded],
+    };
+    for first in piece.rows.clone().step_by(BLOCK) {
+        let block = first..piece.rows.end.min(first + BLOCK);
+        let visible = piece.visible - (piece.rows.end - block.end);
+        let PieceGrads { dq, dk, dv } = &mut grads;
+        let dq = &mut dq[(first - piece.rows.start) * c..][..block.len() * c];
+        block_backward(level, dq, dk, dv, forward, tables, head, block, visible, &mut scratch);
     }
     grads
 }
 
 multiversion! {
-    /// Tables of a key/value head from the rows of a tree.
-    fn fill_tables<F: Format>(
-        _math,
-        tables: &mut Tables<F>,
-        forward: &Forward<'_>,
-        rows: Range<usize>,
-        kv_head: usize,
-    ) {
-        let heads = forward.heads;
-        let (c, padded) = (heads.head_dim, padded_dim(heads.head_dim));
-        for (at, row) in rows.enumerate() {
-            let kv = &forward.qkv[row * heads.qkv_width()..][heads.q_width()..heads.qkv_width()];
-            let key = &kv[kv_head * c..][..c];
-            put_key::<F>(&mut tables.keys, at, key);
-            put_key::<F>(&mut tables.values, at, &kv[heads.kv_width() + kv_head * c..][..c]);
-            for (to, &x) in tables.key_rows[at * padded..][..c].iter_mut().zip(key) {
-                *to = F::held(x);
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// The part of some consecutive rows of a span, of which the last one sees `visible` positions: `dq[block][C]`
-    /// overwritten, `dk[rows][C']` and `dv[rows][C']` added to.
+    /// The part of some consecutive rows, of which the last one sees `visible` positions: `dq[block][C]` overwritten,
+    /// `dk[position][C']` and `dv[position][C']` added to.
     fn block_backward<F: Format>(
         math,
         dq: &mut [f32],
@@ -192,45 +277,37 @@ multiversion! {
         tables: &Tables<F>,
         head: usize,
         block: Range<usize>,
-        path: &[Segment],
         visible: usize,
         scratch: &mut Scratch<F>,
     ) {
         let heads = forward.heads;
         let (c, padded, parts) = (heads.head_dim, padded_dim(heads.head_dim), parts::<F>(heads.head_dim));
-        let stride = visible.next_multiple_of(LANES);
-        let Scratch { p, ds, q, dout, q_parts, dout_parts } = scratch;
-        for (memory, len) in [(&mut *p, stride), (&mut *ds, stride), (&mut *q, padded), (&mut *dout, padded)] {
-            memory.clear();
-            memory.resize(block.len() * len, 0.0);
-        }
-        for memory in [&mut *q_parts, &mut *dout_parts] {
-            memory.resize(block.len() * parts, F::Key::default());
-        }
+        let (len, stride) = (block.len(), visible.next_multiple_of(LANES));
+        let units = len.div_ceil(F::CHANNELS);
+        let q_of = |row: usize| &forward.qkv[row * heads.qkv_width() + head * c..][..c];
+        let dout_of = |row: usize| &forward.dout[row * heads.q_width() + head * c..][..c];
         for (at, row) in block.clone().enumerate() {
-            let from = &forward.qkv[row * heads.qkv_width() + head * c..][..c];
-            put_query::<F>(&mut q_parts[at * parts..][..parts], from);
-            for (to, &x) in q[at * padded..][..c].iter_mut().zip(from) {
-                *to = F::held(x);
-            }
-            let from = &forward.dout[row * heads.q_width() + head * c..][..c];
-            put_query::<F>(&mut dout_parts[at * parts..][..parts], from);
-            dout[at * padded..][..c].copy_from_slice(from);
+            put_query::<F>(&mut scratch.q[at * parts..][..parts], q_of(row));
+            put_query::<F>(&mut scratch.dout[at * parts..][..parts], dout_of(row));
         }
+        put_rows::<F>(&mut scratch.q_rows[..units * padded], block.clone().map(q_of), c);
+        put_rows::<F>(&mut scratch.dout_rows[..units * padded], block.clone().map(dout_of), c);
+
         // Rows that go together all see what the last one of them sees; what is too much is then set to 0.
-        for_groups!(block.len(), |first, N| {
-            let visible = visible - (block.len() - first - N);
-            let q: [&[F::Key]; N] = std::array::from_fn(|n| &q_parts[(first + n) * parts..][..parts]);
-            blocked_dots::<F, _, N>(math, &mut p[first * stride..], stride, q, &tables.keys, path, visible);
-            let dout: [&[F::Key]; N] = std::array::from_fn(|n| &dout_parts[(first + n) * parts..][..parts]);
-            blocked_dots::<F, _, N>(math, &mut ds[first * stride..], stride, dout, &tables.values, path, visible);
+        let Scratch { p, ds, q, dout, q_rows, dout_rows, ds_parts, p_rows, ds_rows, dq: sums } = scratch;
+        for_groups!(len, |first, N| {
+            let visible = visible - (len - first - N);
+            let path = [Segment { start: 0, len: visible }];
+            let rows: [&[F::Key]; N] = std::array::from_fn(|n| &q[(first + n) * parts..][..parts]);
+            blocked_dots::<F, _, N>(math, &mut p[first * stride..], stride, rows, &tables.keys, &path, visible);
+            let rows: [&[F::Key]; N] = std::array::from_fn(|n| &dout[(first + n) * parts..][..parts]);
+            blocked_dots::<F, _, N>(math, &mut ds[first * stride..], stride, rows, &tables.values, &path, visible);
         });
         let scale = 1.0 / (c as f32).sqrt();
         for (at, row) in block.clone().enumerate() {
             let lse = forward.lse[row * heads.num_heads + head];
-            let out = &forward.out[row * heads.q_width() + head * c..][..c];
             // sum_j p_j dp_j, by way of the output that they made.
-            let along = dot(math, &dout[at * padded..][..c], out);
+            let along = dot(math, dout_of(row), &forward.out[row * heads.q_width() + head * c..][..c]);
             let (p, ds) = (&mut p[at * stride..][..stride], &mut ds[at * stride..][..stride]);
             for (p, ds) in p.as_chunks_mut::<LANES>().0.iter_mut().zip(ds.as_chunks_mut::<LANES>().0) {
                 for lane in 0..LANES {
@@ -238,24 +315,32 @@ multiversion! {
                     ds[lane] = p[lane] * (ds[lane] - along) * scale;
                 }
             }
-            let seen = visible - (block.len() - 1 - at);
+            let seen = visible - (len - 1 - at);
             p[seen..].fill(0.0);
             ds[seen..].fill(0.0);
+            put_query::<F>(&mut ds_parts[at * stride..], ds);
         }
-        for_groups!(block.len(), |first, N| {
-            let visible = visible - (block.len() - first - N);
-            let weights: [&[f32]; N] = std::array::from_fn(|n| &ds[(first + n) * stride..][..visible]);
-            weighted_sums::<F32, _, N>(math, &mut dq[first * c..][..N * c], weights, &tables.key_rows, path, c);
+        for unit in 0..units {
+            for (to, from) in [(&mut *p_rows, &*p), (&mut *ds_rows, &*ds)] {
+                let row = |at: usize| if at < len { &from[at * stride..][..stride] } else { &[] };
+                let second = if F::CHANNELS == 2 { row(2 * unit + 1) } else { &[] };
+                put_parts::<F>(&mut to[unit * stride..][..stride], row(F::CHANNELS * unit), second);
+            }
+        }
+
+        for_groups!(len, |first, N| {
+            sums.clear();
+            sums.resize(N * padded, 0.0);
+            let (weights, count) = (&ds_parts[first * stride..], visible.div_ceil(F::CHANNELS));
+            add_products::<F, _, N>(math, sums, weights, [stride, 1], &tables.key_rows[..count * padded], padded);
+            for n in 0..N {
+                dq[(first + n) * c..][..c].copy_from_slice(&sums[n * padded..][..c]);
+            }
         });
-        let mut position = 0;
-        for segment in path {
-            let len = segment.len.min(visible - position);
-            for_groups!(len, |first, N| {
-                let (from, to) = (position + first, (segment.start + first) * padded);
-                add_rows::<_, N>(math, &mut dv[to..][..N * padded], &p[from..], stride, dout, padded);
-                add_rows::<_, N>(math, &mut dk[to..][..N * padded], &ds[from..], stride, q, padded);
-            });
-            position += len;
-        }
+        for_groups!(visible, |first, N| {
+            let (dk, dv) = (&mut dk[first * padded..][..N * padded], &mut dv[first * padded..][..N * padded]);
+            add_products::<F, _, N>(math, dk, &ds_rows[first..], [1, stride], &q_rows[..units * padded], padded);
+            add_products::<F, _, N>(math, dv, &p_rows[first..], [1, stride], &dout_rows[..units * padded], padded);
+        });
     }
 }

@@ -164,14 +164,15 @@ pub(super) fn weighted_sums<F: Format, M: Arithmetic, const N: usize>(
     });
 }
 
-/// `to[n][C'] += sum_at weights[at * stride + n] * rows[at][C']`, in order of `at`.
+/// `to[n][C'] += sum_row weights[n, row] * rows[row][C']`, in order of the rows, which come in the parts that the format
+/// multiplies at a time; the weight of row `n` and a part lies at `n * by_row + part * by_part`.
 #[inline(always)]
-pub(super) fn add_rows<M: Arithmetic, const N: usize>(
+pub(super) fn add_products<F: Format, M: Arithmetic, const N: usize>(
     math: M,
     to: &mut [f32],
-    weights: &[f32],
-    stride: usize,
-    rows: &[f32],
+    weights: &[F::Key],
+    [by_row, by_part]: [usize; 2],
+    rows: &[F::Key],
     padded: usize,
 ) {
     for_channels!(M, N, padded, |channel, V| {
@@ -179,13 +180,16 @@ pub(super) fn add_rows<M: Arithmetic, const N: usize>(
         for n in 0..N {
             sums[n] = vectors::<F32, M, V>(math, &to[n * padded + channel..]);
         }
-        for (row, weights) in rows.chunks_exact(padded).zip(weights.chunks(stride)) {
-            let row = vectors::<F32, M, V>(math, &row[channel..]);
-            let weights: &[f32; N] = weights.first_chunk().expect("a weight for each of the positions");
+        for (part, row) in rows.chunks_exact(padded).enumerate() {
+            let (row, _) = row[channel..][..V * LANES].as_chunks::<LANES>();
+            let mut vectors = [F::load_keys(math, &row[0]); V];
+            for v in 1..V {
+                vectors[v] = F::load_keys(math, &row[v]);
+            }
             for n in 0..N {
-                let weight = math.splat(weights[n]);
+                let weight = F::splat_key(math, weights[n * by_row + part * by_part]);
                 for v in 0..V {
-                    sums[n][v] = math.mul_add_lanes(weight, row[v], sums[n][v]);
+                    sums[n][v] = F::mul_add(math, weight, vectors[v], sums[n][v]);
                 }
             }
         }
