@@ -7,6 +7,7 @@
 //! Shapes: `T` rows (tokens) of a packed batch, `D` hidden size, `F` intermediate size, `V` vocabulary,
 //! `H` query heads, `G` key/value heads, `C` channels of a head, `N` output rows.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::gemm::Precision;
@@ -182,6 +183,8 @@ pub trait Device: Send + Sync {
     fn write(&self, to: Out<Self::Buffer>, from: &[f32]);
     /// Copies to the host.
     fn read(&self, from: In<Self::Buffer>, to: &mut [f32]);
+    /// The elements for the host to look at: borrowed from a device that shares the host's memory, else copied.
+    fn host<'a>(&self, from: In<'a, Self::Buffer>) -> Cow<'a, [f32]>;
     /// `to = from`, same length.
     fn copy(&self, to: Out<Self::Buffer>, from: In<Self::Buffer>);
     /// Sets all elements to zero.

@@ -1,5 +1,6 @@
 //! A device that tells where the time goes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -58,6 +59,10 @@ impl<D: Device> Device for Timed<D> {
 
     fn read(&self, from: In<Self::Buffer>, to: &mut [f32]) {
         self.time("read", |device| device.read(from, to))
+    }
+
+    fn host<'a>(&self, from: In<'a, Self::Buffer>) -> Cow<'a, [f32]> {
+        self.time("host", |device| device.host(from))
     }
 
     fn copy(&self, to: Out<Self::Buffer>, from: In<Self::Buffer>) {

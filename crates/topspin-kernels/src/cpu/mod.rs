@@ -12,6 +12,8 @@ mod norm;
 mod optimizer;
 mod parallel;
 
+use std::borrow::Cow;
+
 use crate::device::{AdamW, Buffer, Device, HeadShape, In, Out, RmsProp, Span, Use};
 use crate::gemm::{self, Precision, Weight};
 use crate::simd::Level;
@@ -88,6 +90,10 @@ impl Device for Cpu {
 
     fn read(&self, from: In<Memory>, to: &mut [f32]) {
         to.copy_from_slice(from.get());
+    }
+
+    fn host<'a>(&self, from: In<'a, Memory>) -> Cow<'a, [f32]> {
+        Cow::Borrowed(from.get())
     }
 
     fn copy(&self, to: Out<Memory>, from: In<Memory>) {

@@ -193,10 +193,8 @@ impl<D: Device> Decoder<D> {
         for chunk in self.head_chunks(batch.outputs.len()) {
             let (n, v) = (chunk.len(), self.config.vocab_size);
             self.logits(chunk.clone(), tape);
-            let mut logits = vec![0.0; n * v];
-            self.device.read(tape.logits.head(n * v), &mut logits);
             let mut tokens = vec![0; n];
-            choose(chunk.start, &logits, &mut tokens);
+            choose(chunk.start, &self.device.host(tape.logits.head(n * v)), &mut tokens);
             self.logprobs_of_chunk(chunk.clone(), &tokens, tape);
             let mut logprobs = vec![0.0; n];
             self.device.read(tape.logp.part(chunk), &mut logprobs);

@@ -1,5 +1,6 @@
 //! The backward of batches that hold all of their keys, in pieces of some query rows of one head.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -13,10 +14,12 @@ use crate::gemm::Precision;
 use crate::multiversion;
 use crate::simd::Level;
 
-/// Query rows of a piece. Fixed, so that the order of sums does not depend on the threads.
-const PIECE: usize = 128;
+/// Query rows of a piece. Fixed, as the next one: the order of sums must not depend on the threads.
+const PIECE: usize = 64;
+/// Most sums that a tree's gradients of keys and values are made of: as many tasks add to those of a head.
+const SUMS: usize = 4;
 /// Query rows whose gradients are computed together: their probabilities stay in the second-level cache.
-const BLOCK: usize = 16;
+const BLOCK: usize = 32;
 
 /// `dqkv[T, ..]` of a batch of trees whose slots are its rows, after a forward with keys and values in `precision`.
 pub fn attention_backward(
@@ -56,28 +59,53 @@ struct Piece<'a> {
     path: &'a [Segment],
 }
 
-impl Piece<'_> {
-    /// The position at which the rows see `row`, if they do.
-    fn position(&self, row: usize) -> Option<usize> {
-        let mut begin = 0;
-        for segment in self.path {
-            if (segment.start..segment.start + segment.len).contains(&row) {
-                return Some(begin + row - segment.start).filter(|&position| position < self.visible);
+/// A root span and its branches.
+struct Tree<'a> {
+    rows: Range<usize>,
+    /// Its pieces in sets, each of which makes one of its sums.
+    sets: Vec<Vec<Piece<'a>>>,
+}
+
+impl<'a> Tree<'a> {
+    /// The trees of a batch: a root's path is its own segment alone.
+    fn all(spans: &'a [Span]) -> Vec<Self> {
+        let mut trees: Vec<Self> = Vec::new();
+        let mut pieces = 0;
+        for (at, span) in spans.iter().enumerate() {
+            if span.path.len() == 1 {
+                trees.push(Self { rows: span.rows.clone(), sets: Vec::new() });
+                pieces = 0;
             }
-            begin += segment.len;
+            let tree = trees.last_mut().expect("the first span of a batch is a root");
+            tree.rows.end = span.rows.end;
+            for first in span.rows.clone().step_by(PIECE) {
+                let rows = first..span.rows.end.min(first + PIECE);
+                let visible = span.context() - (span.rows.end - rows.end);
+                let piece = Piece { span: at, rows, visible, path: &span.path };
+                match tree.sets.get_mut(pieces % SUMS) {
+                    Some(set) => set.push(piece),
+                    None => tree.sets.push(vec![piece]),
+                }
+                pieces += 1;
+            }
         }
-        None
+        trees
     }
 }
 
-/// Gradients that the rows of a piece make in one query head.
-struct PieceGrads {
-    /// `[rows][C]`.
-    dq: Vec<f32>,
-    /// By position, `[visible][C']`.
-    dk: Vec<f32>,
-    /// By position, `[visible][C']`.
-    dv: Vec<f32>,
+/// Gradients that a set of pieces makes in the query heads of one key/value head, for the rows of its tree.
+struct HeadGrads<'a> {
+    /// `[query head][rows][C]`, of which the set's rows are written.
+    dq: &'a mut [f32],
+    /// `[rows][C']`.
+    dk: &'a mut [f32],
+    /// `[rows][C']`.
+    dv: &'a mut [f32],
+}
+
+thread_local! {
+    /// Memory for the gradients of heads, kept between calls: fresh pages would cost more than what is written there.
+    static GRADS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 fn backward<F: Format>(level: Level, dqkv: &mut [f32], forward: &Forward<'_>, spans: &[Span]) {
@@ -88,63 +116,65 @@ fn backward<F: Format>(level: Level, dqkv: &mut [f32], forward: &Forward<'_>, sp
         .with_max_len(1)
         .map(|at| tables(level, forward, &spans[at / heads.num_kv_heads], at % heads.num_kv_heads))
         .collect();
-    let pieces: Vec<Piece> = spans.iter().enumerate().flat_map(|(at, span)| pieces(at, span)).collect();
-    let grads: Vec<PieceGrads> = (0..pieces.len() * heads.num_heads)
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|at| {
-            let (piece, head) = (&pieces[at / heads.num_heads], at % heads.num_heads);
-            piece_backward(level, forward, &tables[piece.span * heads.num_kv_heads + head / group], piece, head)
-        })
-        .collect();
 
-    // The pieces of a row's tree: those from its root on that are not behind the next root.
-    let trees = trees(spans, &pieces);
-    for_rows(dqkv, heads.qkv_width(), |row, dqkv| {
-        let (dq, dkv) = dqkv.split_at_mut(heads.q_width());
-        let (dk, dv) = dkv.split_at_mut(heads.kv_width());
-        dk.fill(0.0);
-        dv.fill(0.0);
-        let tree = &trees[trees.partition_point(|tree| pieces[tree.end - 1].rows.end <= row)];
-        for at in tree.clone() {
-            let (piece, grads) = (&pieces[at], &grads[at * heads.num_heads..][..heads.num_heads]);
-            if piece.rows.contains(&row) {
-                for (dq, grads) in dq.chunks_exact_mut(c).zip(grads) {
-                    dq.copy_from_slice(&grads.dq[(row - piece.rows.start) * c..][..c]);
-                }
+    let trees = Tree::all(spans);
+    // Of one row, in one key/value head.
+    let width = group * c + 2 * padded;
+    let of_set = |tree: &Tree| heads.num_kv_heads * tree.rows.len() * width;
+    let mut starts = vec![0];
+    for tree in &trees {
+        starts.push(starts[starts.len() - 1] + tree.sets.len() * of_set(tree));
+    }
+    let len = starts[trees.len()];
+    let mut memory = GRADS.take();
+    memory.resize(memory.len().max(len), 0.0);
+    let (mut tasks, mut rest) = (Vec::new(), &mut memory[..len]);
+    for tree in &trees {
+        for set in &tree.sets {
+            for kv_head in 0..heads.num_kv_heads {
+                let (grads, behind) = rest.split_at_mut(tree.rows.len() * width);
+                tasks.push((tree, set, kv_head, grads));
+                rest = behind;
             }
-            if let Some(position) = piece.position(row) {
-                for (head, grads) in grads.iter().enumerate() {
-                    let to = head / group * c;
-                    for (to, from) in [(&mut dk[to..][..c], &grads.dk), (&mut dv[to..][..c], &grads.dv)] {
-                        to.iter_mut().zip(&from[position * padded..]).for_each(|(to, from)| *to += from);
+        }
+    }
+    tasks.into_par_iter().with_max_len(1).for_each(|(tree, set, kv_head, grads)| {
+        let rows = tree.rows.len();
+        let (dq, dkv) = grads.split_at_mut(rows * group * c);
+        dkv.fill(0.0);
+        let (dk, dv) = dkv.split_at_mut(rows * padded);
+        let mut grads = HeadGrads { dq, dk, dv };
+        for piece in set {
+            let tables = &tables[piece.span * heads.num_kv_heads + kv_head];
+            piece_backward(level, forward, tables, &tree.rows, piece, kv_head, &mut grads);
+        }
+    });
+
+    for_rows(dqkv, heads.qkv_width(), |row, dqkv| {
+        let at = trees.partition_point(|tree| tree.rows.end <= row);
+        let (tree, grads) = (&trees[at], &memory[starts[at]..starts[at + 1]]);
+        let (rows, local) = (tree.rows.len(), row - tree.rows.start);
+        let (dq, dkv) = dqkv.split_at_mut(heads.q_width());
+        dkv.fill(0.0);
+        let (dk, dv) = dkv.split_at_mut(heads.kv_width());
+        for (set, grads) in tree.sets.iter().zip(grads.chunks(of_set(tree))) {
+            let own = set.iter().any(|piece| piece.rows.contains(&row));
+            for (kv_head, grads) in grads.chunks(rows * width).enumerate() {
+                let (of_q, of_kv) = grads.split_at(rows * group * c);
+                if own {
+                    for (head, dq) in dq[kv_head * group * c..][..group * c].chunks_exact_mut(c).enumerate() {
+                        dq.copy_from_slice(&of_q[(head * rows + local) * c..][..c]);
                     }
+                }
+                let (of_k, of_v) = of_kv.split_at(rows * padded);
+                for (to, from) in [(&mut *dk, of_k), (&mut *dv, of_v)] {
+                    let to = &mut to[kv_head * c..][..c];
+                    to.iter_mut().zip(&from[local * padded..]).for_each(|(to, from)| *to += from);
                 }
             }
         }
     });
-}
-
-/// A span in pieces.
-fn pieces(at: usize, span: &Span) -> impl Iterator<Item = Piece<'_>> {
-    span.rows.clone().step_by(PIECE).map(move |first| {
-        let rows = first..span.rows.end.min(first + PIECE);
-        let visible = span.context() - (span.rows.end - rows.end);
-        Piece { span: at, rows, visible, path: &span.path }
-    })
-}
-
-/// The pieces of each tree: a root's path is its own segment alone.
-fn trees(spans: &[Span], pieces: &[Piece]) -> Vec<Range<usize>> {
-    let mut trees: Vec<Range<usize>> = Vec::new();
-    for (at, piece) in pieces.iter().enumerate() {
-        let is_root = spans[piece.span].path.len() == 1 && piece.rows.start == spans[piece.span].rows.start;
-        match trees.last_mut() {
-            Some(tree) if !is_root => tree.end = at + 1,
-            _ => trees.push(at..at + 1),
-        }
-    }
-    trees
+    GRADS.set(memory);
 }
 
 /// Keys and values of one head along the path of a span.
@@ -228,14 +258,18 @@ struct Scratch<F: Format> {
     dq: Vec<f32>,
 }
 
+/// Adds what a piece makes in the query heads of one key/value head; `tree` are the rows of its tree.
 fn piece_backward<F: Format>(
     level: Level,
     forward: &Forward<'_>,
     tables: &Tables<F>,
+    tree: &Range<usize>,
     piece: &Piece<'_>,
-    head: usize,
-) -> PieceGrads {
-    let (c, padded) = (forward.heads.head_dim, padded_dim(forward.heads.head_dim));
+    kv_head: usize,
+    grads: &mut HeadGrads<'_>,
+) {
+    let HeadShape { num_heads, num_kv_heads, head_dim: c } = forward.heads;
+    let (group, padded) = (num_heads / num_kv_heads, padded_dim(c));
     let memory = |width: usize| vec![F::Key::default(); BLOCK * width];
     let stride = piece.visible.next_multiple_of(LANES);
     let mut scratch = Scratch::<F> {
@@ -250,24 +284,23 @@ fn piece_backward<F: Format>(
         ds_rows: memory(stride),
         dq: Vec::new(),
     };
-    let mut grads = PieceGrads {
-        dq: vec![0.0; piece.rows.len() * c],
-        dk: vec![0.0; piece.visible * padded],
-        dv: vec![0.0; piece.visible * padded],
-    };
-    for first in piece.rows.clone().step_by(BLOCK) {
-        let block = first..piece.rows.end.min(first + BLOCK);
-        let visible = piece.visible - (piece.rows.end - block.end);
-        let PieceGrads { dq, dk, dv } = &mut grads;
-        let dq = &mut dq[(first - piece.rows.start) * c..][..block.len() * c];
-        block_backward(level, dq, dk, dv, forward, tables, head, block, visible, &mut scratch);
+    let local = |segment: &Segment| Segment { start: segment.start - tree.start, len: segment.len };
+    let path: Vec<Segment> = piece.path.iter().map(local).collect();
+    let HeadGrads { dq, dk, dv } = grads;
+    for (head, dq) in dq.chunks_exact_mut(tree.len() * c).enumerate() {
+        for first in piece.rows.clone().step_by(BLOCK) {
+            let block = first..piece.rows.end.min(first + BLOCK);
+            let visible = piece.visible - (piece.rows.end - block.end);
+            let dq = &mut dq[(first - tree.start) * c..][..block.len() * c];
+            let head = kv_head * group + head;
+            block_backward(level, dq, dk, dv, forward, tables, head, block, &path, visible, &mut scratch);
+        }
     }
-    grads
 }
 
 multiversion! {
-    /// The part of some consecutive rows, of which the last one sees `visible` positions: `dq[block][C]` overwritten,
-    /// `dk[position][C']` and `dv[position][C']` added to.
+    /// The part of some consecutive rows, of which the last one sees `visible` positions of a path: `dq[block][C]`
+    /// overwritten, `dk[rows][C']` and `dv[rows][C']` added to.
     fn block_backward<F: Format>(
         math,
         dq: &mut [f32],
@@ -277,6 +310,7 @@ multiversion! {
         tables: &Tables<F>,
         head: usize,
         block: Range<usize>,
+        path: &[Segment],
         visible: usize,
         scratch: &mut Scratch<F>,
     ) {
@@ -297,11 +331,11 @@ multiversion! {
         let Scratch { p, ds, q, dout, q_rows, dout_rows, ds_parts, p_rows, ds_rows, dq: sums } = scratch;
         for_groups!(len, |first, N| {
             let visible = visible - (len - first - N);
-            let path = [Segment { start: 0, len: visible }];
+            let along = [Segment { start: 0, len: visible }];
             let rows: [&[F::Key]; N] = std::array::from_fn(|n| &q[(first + n) * parts..][..parts]);
-            blocked_dots::<F, _, N>(math, &mut p[first * stride..], stride, rows, &tables.keys, &path, visible);
+            blocked_dots::<F, _, N>(math, &mut p[first * stride..], stride, rows, &tables.keys, &along, visible);
             let rows: [&[F::Key]; N] = std::array::from_fn(|n| &dout[(first + n) * parts..][..parts]);
-            blocked_dots::<F, _, N>(math, &mut ds[first * stride..], stride, rows, &tables.values, &path, visible);
+            blocked_dots::<F, _, N>(math, &mut ds[first * stride..], stride, rows, &tables.values, &along, visible);
         });
         let scale = 1.0 / (c as f32).sqrt();
         for (at, row) in block.clone().enumerate() {
@@ -337,10 +371,16 @@ multiversion! {
                 dq[(first + n) * c..][..c].copy_from_slice(&sums[n * padded..][..c]);
             }
         });
-        for_groups!(visible, |first, N| {
-            let (dk, dv) = (&mut dk[first * padded..][..N * padded], &mut dv[first * padded..][..N * padded]);
-            add_products::<F, _, N>(math, dk, &ds_rows[first..], [1, stride], &q_rows[..units * padded], padded);
-            add_products::<F, _, N>(math, dv, &p_rows[first..], [1, stride], &dout_rows[..units * padded], padded);
-        });
+        let mut position = 0;
+        for segment in path {
+            let len = segment.len.min(visible - position);
+            for_groups!(len, |first, N| {
+                let (from, to) = (position + first, (segment.start + first) * padded..(segment.start + first + N) * padded);
+                let (dk, dv) = (&mut dk[to.clone()], &mut dv[to]);
+                add_products::<F, _, N>(math, dk, &ds_rows[from..], [1, stride], &q_rows[..units * padded], padded);
+                add_products::<F, _, N>(math, dv, &p_rows[from..], [1, stride], &dout_rows[..units * padded], padded);
+            });
+            position += len;
+        }
     }
 }
