@@ -74,7 +74,13 @@ pub struct Optimizer<D: Device> {
 impl<D: Device> Optimizer<D> {
     /// An optimizer for arenas of `layout` that has not stepped yet.
     pub fn new(device: &D, layout: &Layout, settings: OptimizerSettings) -> Self {
-        let moments = (0..settings.rule.moments()).map(|_| device.alloc(layout.len())).collect();
+        let zeroed = || {
+            // Written once before a step reads them: pages that are read first are given out twice, at ten times the cost.
+            let mut moments = device.alloc(layout.len());
+            device.zero(moments.head_mut(layout.len()));
+            moments
+        };
+        let moments = (0..settings.rule.moments()).map(|_| zeroed()).collect();
         Self { settings, runs: runs(layout, settings.decays), moments, steps: 0 }
     }
 

@@ -135,6 +135,19 @@ impl FromStr for Level {
     }
 }
 
+/// Asks for the cache line at `at`, which need not be valid, to be brought near.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of the architecture's baseline; a prefetch reads nothing and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Arithmetic that differs between levels, as a zero-sized argument of a body under [`multiversion!`](crate::multiversion).
 pub trait Arithmetic: Copy {
     /// 16 numbers in vector registers. Loops over `[f32; 16]` become vector code too, but only while there are few of

@@ -44,7 +44,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             live_sequences: 64,
-            rows_per_step: 512,
+            rows_per_step: 1024,
             kv_slots: None,
             stop_ids: Vec::new(),
             sampling: Sampling::default(),

@@ -194,19 +194,6 @@ impl<A: Arithmetic> Vector for Portable<A> {
     }
 }
 
-/// Asks for the cache line at `at`, which need not be valid, to be brought near.
-#[inline(always)]
-pub(super) fn prefetch(at: *const u32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: part of the architecture's baseline; a prefetch reads nothing and never faults.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512, DotBf16};
 

@@ -3,9 +3,9 @@
 use super::Precision;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512, DotBf16};
-use super::lanes::{LANES, Multiply, Portable, Single, Sum, Vector, Widened, prefetch};
+use super::lanes::{LANES, Multiply, Portable, Single, Sum, Vector, Widened};
 use super::pack::tile_rows;
-use crate::simd::{Fused, Level, Plain};
+use crate::simd::{Fused, Level, Plain, prefetch};
 
 /// A part of a product: `out[rows, columns] (+)= rows · panelsᵀ` over the steps of one block.
 #[derive(Clone, Copy)]
@@ -203,7 +203,7 @@ unsafe fn tile<M: Multiply, const R: usize, const P: usize>(
         // The result, which may be far away, comes near while the sums are made.
         for r in 0..R {
             for p in 0..P {
-                prefetch(block.out.wrapping_add((row + r) * block.out_stride + column + p * LANES).cast());
+                prefetch(block.out.wrapping_add((row + r) * block.out_stride + column + p * LANES));
             }
         }
         let mut sums = [[vector.load(ZEROS.as_ptr()); P]; R];

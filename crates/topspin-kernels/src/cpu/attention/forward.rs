@@ -2,12 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::super::kv::{Format, HeadKv, KvStore, Store, parts, put_query};
+use super::super::kv::{Format, HeadKv, KvStore, Store, padded_dim, parts, put_query};
 use super::super::math::{LANES, exp, max, sum_lanes};
 use super::tiles::{blocked_dots, for_groups, weighted_sums};
 use crate::device::{Segment, Span};
 use crate::multiversion;
-use crate::simd::{Arithmetic, Level};
+use crate::simd::{Arithmetic, Level, prefetch};
 
 /// Query rows of one task.
 const ROWS: usize = 8;
@@ -52,12 +52,25 @@ fn by_rows<F: Format>(
                 let out = &mut out[at * width + first * c..][..group * c];
                 let lse = &mut lse[at * heads.num_heads + first..][..group];
                 let queries = &qkv[row * heads.qkv_width() + first * c..][..group * c];
+                fetch(head_kv.values, padded_dim(c), &span.path);
+                if row + 1 < rows.end {
+                    fetch(head_kv.keys, parts::<F>(c), &span_of(spans, row + 1).path);
+                }
                 attend(level, out, lse, queries, head_kv, &span.path, visible, c, &mut scratch);
             }
         }
     };
     let tasks = out.par_chunks_mut(ROWS * width).zip(lse.par_chunks_mut(ROWS * heads.num_heads)).enumerate();
     tasks.for_each(task);
+}
+
+/// Asks for what a store of `width` elements for each slot has along a path, to work on something else until it is near.
+/// Slots that share a block are asked for from its middle on: the processor fetches ahead by itself.
+fn fetch<T>(store: &[T], width: usize, path: &[Segment]) {
+    for segment in path {
+        let store = &store[segment.start * width..][..segment.len * width];
+        store.iter().step_by(64 / size_of::<T>()).for_each(|at| prefetch(at));
+    }
 }
 
 /// Memory of a task.
