@@ -1,15 +1,28 @@
-//! A device that tells where the time goes.
+//! A device that tells where the time goes, and which matrix products it was asked for.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::device::{AdamW, Device, HeadShape, In, Out, RmsProp, Span, Use};
 use crate::gemm::Precision;
+use crate::rate::Product;
 
 /// Seconds by operation, under the name that the operation has in [`Device`].
 pub type Seconds = BTreeMap<&'static str, f64>;
+
+/// How often each matrix product was computed.
+pub type Products = BTreeMap<Product, u64>;
+
+/// What is counted.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Time in operations.
+    pub seconds: Seconds,
+    /// Products of the linear layers, forward and backward.
+    pub products: Products,
+}
 
 /// A device, with the time that each of its operations takes. Clones count together.
 ///
@@ -17,32 +30,55 @@ pub type Seconds = BTreeMap<&'static str, f64>;
 #[derive(Clone, Debug)]
 pub struct Timed<D> {
     device: D,
-    seconds: Arc<Mutex<Seconds>>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+/// A weight of the device and its shape.
+pub struct TimedWeight<W> {
+    weight: W,
+    n: usize,
+    k: usize,
 }
 
 impl<D> Timed<D> {
     /// A device that has not worked yet.
     pub fn new(device: D) -> Self {
-        Self { device, seconds: Arc::default() }
+        Self { device, counts: Arc::default() }
     }
 
     /// What was counted since the last call of this.
-    pub fn take(&self) -> Seconds {
-        std::mem::take(&mut self.seconds.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn take(&self) -> Counts {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// The device itself, uncounted.
+    pub fn inner(&self) -> &D {
+        &self.device
     }
 
     fn time<R>(&self, operation: &'static str, work: impl FnOnce(&D) -> R) -> R {
         let start = Instant::now();
         let result = work(&self.device);
         let elapsed = start.elapsed().as_secs_f64();
-        *self.seconds.lock().unwrap_or_else(PoisonError::into_inner).entry(operation).or_default() += elapsed;
+        *self.lock().seconds.entry(operation).or_default() += elapsed;
         result
+    }
+
+    fn count(&self, rows: usize, columns: usize, depth: usize) {
+        let product = Product { rows, columns, depth };
+        if product.flops() > 0 {
+            *self.lock().products.entry(product).or_default() += 1;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<D: Device> Device for Timed<D> {
     type Buffer = D::Buffer;
-    type Weight = D::Weight;
+    type Weight = TimedWeight<D::Weight>;
     type Kv = D::Kv;
 
     fn alloc(&self, len: usize) -> Self::Buffer {
@@ -113,11 +149,11 @@ impl<D: Device> Device for Timed<D> {
     }
 
     fn weight(&self, precision: Precision, w: In<Self::Buffer>, n: usize, k: usize, for_use: Use) -> Self::Weight {
-        self.device.weight(precision, w, n, k, for_use)
+        TimedWeight { weight: self.device.weight(precision, w, n, k, for_use), n, k }
     }
 
     fn weight_update(&self, weight: &mut Self::Weight, w: In<Self::Buffer>) {
-        self.time("weight_update", |device| device.weight_update(weight, w))
+        self.time("weight_update", |device| device.weight_update(&mut weight.weight, w))
     }
 
     fn linear_forward(
@@ -128,7 +164,8 @@ impl<D: Device> Device for Timed<D> {
         weight: &Self::Weight,
         accumulate: bool,
     ) {
-        self.time("linear_forward", |device| device.linear_forward(y, x, w, weight, accumulate))
+        self.count(y.range.len() / weight.n, weight.n, weight.k);
+        self.time("linear_forward", |device| device.linear_forward(y, x, w, &weight.weight, accumulate))
     }
 
     fn linear_backward_input(
@@ -139,7 +176,8 @@ impl<D: Device> Device for Timed<D> {
         weight: &Self::Weight,
         accumulate: bool,
     ) {
-        self.time("linear_backward_input", |device| device.linear_backward_input(dx, dy, w, weight, accumulate))
+        self.count(dy.range.len() / weight.n, weight.k, weight.n);
+        self.time("linear_backward_input", |device| device.linear_backward_input(dx, dy, w, &weight.weight, accumulate))
     }
 
     fn linear_backward_weight(
@@ -149,7 +187,8 @@ impl<D: Device> Device for Timed<D> {
         x: In<Self::Buffer>,
         weight: &Self::Weight,
     ) {
-        self.time("linear_backward_weight", |device| device.linear_backward_weight(dw, dy, x, weight))
+        self.count(weight.n, weight.k, dy.range.len() / weight.n);
+        self.time("linear_backward_weight", |device| device.linear_backward_weight(dw, dy, x, &weight.weight))
     }
 
     fn rope_forward(&self, qkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape) {

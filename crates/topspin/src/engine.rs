@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use topspin_kernels::cpu::Cpu;
-use topspin_kernels::device::{Device, Use};
+use topspin_kernels::device::Use;
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::simd::Level;
 use topspin_model::decoder::Decoder;
@@ -16,33 +16,31 @@ use tracing::info;
 use crate::flags::{ComputeFlags, Dtype, ModelFlags};
 use crate::progress;
 
-/// A model on a device, and how it is spoken to.
-pub struct Model<D: Device = Cpu> {
+/// A model, and how it is spoken to.
+pub struct Model {
     /// Settings, tokenizer and chat template.
     pub files: ModelFiles,
     /// The decoder with its weights.
-    pub decoder: Decoder<D>,
+    pub decoder: Decoder<Cpu>,
 }
 
 impl Model {
-    /// Sets the threads and loads the weights of a model that was opened from the same flags, on the processor.
+    /// Sets the threads and loads the weights of a model that was opened from the same flags.
     ///
     /// The two are apart so that all that can be found wrong with the data is found before the weights are read.
     pub fn load(files: ModelFiles, flags: &ModelFlags, for_use: Use) -> anyhow::Result<Self> {
-        Self::load_on(Cpu::new(), files, flags, for_use)
-    }
-}
-
-impl<D: Device> Model<D> {
-    /// As [`Model::load`], on any device.
-    pub fn load_on(device: D, files: ModelFiles, flags: &ModelFlags, for_use: Use) -> anyhow::Result<Self> {
         let precision = prepare(&flags.compute)?;
         let mut params = vec![0.0; files.config.layout().len()];
         files.read_parameters(&mut params)?;
-        info!("`{}`: {:.1} million parameters, {}", flags.model, params.len() as f64 / 1e6, computation(precision));
-        let decoder = Decoder::new(device, files.config.clone(), params, precision, for_use);
+        say(&flags.model, params.len(), precision);
+        let decoder = Decoder::new(Cpu::new(), files.config.clone(), params, precision, for_use);
         Ok(Self { files, decoder })
     }
+}
+
+/// Says which model this is and how it is computed.
+pub fn say(model: &str, parameters: usize, precision: Precision) {
+    info!("`{model}`: {:.1} million parameters, {}", parameters as f64 / 1e6, computation(precision));
 }
 
 /// Finds a model, fetching it if need be, and reads all of it but the weights.
@@ -88,7 +86,7 @@ pub fn name(precision: Precision) -> &'static str {
 }
 
 /// How is computed, in words.
-fn computation(precision: Precision) -> String {
+pub fn computation(precision: Precision) -> String {
     let threads = rayon::current_num_threads();
     let s = if threads == 1 { "" } else { "s" };
     format!("{} on {}, {threads} thread{s}", name(precision), Level::detect())

@@ -8,6 +8,12 @@ pub fn peak_rss_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// Has [`peak_rss_bytes`] begin anew from what is resident now, where the kernel allows it.
+pub fn forget_peak() {
+    // 5 is the peak; see proc_pid_clear_refs(5).
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Processor time of all threads, in seconds.
 pub fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;

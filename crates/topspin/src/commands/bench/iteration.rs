@@ -1,0 +1,196 @@
+//! `topspin bench iteration`: what one iteration of self-play takes, all stages together.
+
+use topspin_game::metrics::Throughput;
+use topspin_game::order::{Batches, Position, singly};
+use topspin_game::pair::{Response, Tree, all_pairs};
+use topspin_game::score::score;
+use topspin_game::trainer::Trainer;
+use topspin_game::tree::{TokenTree, pack};
+use topspin_kernels::device::Use;
+use topspin_model::decoder::{Flops, Keep, Tape};
+use topspin_rollout::{Completion, Engine, EngineSettings, Event, Finish, Progress, Request};
+
+use super::Common;
+use super::clock::Clock;
+use super::figures::{Done, Figures};
+use super::generate::requests;
+use super::subject::{Subject, TimedDecoder};
+use super::tokens::TokenExample;
+use super::train::{BatchFlags, step};
+use crate::flags::positive;
+use crate::progress;
+
+/// One iteration of self-play: a sample for each prompt, the opponent's view of the real responses, an epoch of training
+///
+/// Samples are drawn at temperature 1 and end at the model's stop tokens. Training takes all pairs once, in random order,
+/// with AdamW; its time includes laying out the weights for it. Reading and writing files is not timed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    size: Size,
+    #[command(flatten)]
+    batch: BatchFlags,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// How much is played, and how often.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Work")]
+struct Size {
+    /// Prompts [default: all of the file, or 64 random ones]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    prompts: Option<usize>,
+    /// Tokens of random prompts, in the mean: their lengths vary from half of it to one and a half
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    prompt_tokens: usize,
+    /// Tokens of random real responses, in the mean, as for prompts
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    response_tokens: usize,
+    /// Longest generated response, its end-of-turn token included
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    max_new_tokens: usize,
+    /// Most sequences generated side by side
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    live_sequences: usize,
+    /// Pairs in a training step
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
+    batch_pairs: usize,
+    /// Timed repetitions, each from the model as it came
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    steps: usize,
+}
+
+/// Measures and prints.
+pub fn run(Args { size, batch, common }: Args) -> anyhow::Result<()> {
+    let subject = Subject::open(&common.subject)?;
+    if common.tokens.are_random() {
+        subject.check_lengths(size.prompt_tokens, size.response_tokens)?;
+    }
+    let examples = common.tokens.examples(&subject, size.prompts, size.prompt_tokens, size.response_tokens)?;
+    let names = (1..=examples.len()).map(|number| number.to_string()).collect();
+    let iteration = Iteration { subject: &subject, size: &size, batch: &batch, names, examples };
+    iteration.token_trees().iter().try_for_each(|tree| tree.check(&subject.config))?;
+    let mut clock = Clock::new(&subject);
+    let mut done = None;
+    for _ in 0..size.steps {
+        done = Some(iteration.play(&mut clock)?);
+        clock.lap();
+    }
+    let done = done.expect("there is one repetition at least");
+    Figures::new("iteration", &subject, done, clock.stop()).print(common.json)
+}
+
+/// An iteration to be played.
+struct Iteration<'a> {
+    subject: &'a Subject,
+    size: &'a Size,
+    batch: &'a BatchFlags,
+    /// Numbers of the prompts, from 1.
+    names: Vec<String>,
+    examples: Vec<TokenExample>,
+}
+
+impl Iteration<'_> {
+    /// One repetition.
+    fn play(&self, clock: &mut Clock) -> anyhow::Result<Done> {
+        let decoder = self.subject.decoder(Use::Forward)?;
+        let (completions, generated) = clock.phase("generate", || self.generate(&decoder))?;
+        clock.measure_products();
+        let scored = clock.phase("score", || self.score(&decoder))?;
+        let trees = self.trees(completions, scored);
+        let trained = clock.phase("train", || self.train(decoder, &trees))?;
+
+        let mut done = Done {
+            rows: generated.rows + trained.tokens,
+            flops: generated.flops + trained.flops.0,
+            new_tokens: Some(generated.tokens),
+            pairs: Some(trees.len() as u64),
+        };
+        for packed in pack(&self.token_trees(), self.batch.batch_tokens) {
+            done.rows += packed.batch.rows() as u64;
+            done.flops += Flops::forward(&self.subject.config, &packed.batch).0;
+        }
+        Ok(done)
+    }
+
+    /// A response to each prompt.
+    fn generate(&self, decoder: &TimedDecoder) -> anyhow::Result<(Vec<Completion>, Progress)> {
+        let stop_ids = self.subject.dialect().map(|dialect| dialect.tokenizer().stop_ids().to_vec());
+        let settings = EngineSettings {
+            live_sequences: self.size.live_sequences,
+            stop_ids: stop_ids.unwrap_or_default(),
+            ..EngineSettings::default()
+        };
+        let prompts = self.examples.iter().map(|example| example.prompt.clone()).collect();
+        let requests: Vec<Request> = requests(prompts, self.size.max_new_tokens);
+        let bar = progress::bar("responses", requests.len());
+        let mut last = Progress::default();
+        let completions = Engine::new(decoder, settings)?.run_with(&requests, |event| {
+            if let Event::Step(progress) = event {
+                last = progress;
+                bar.set_position(progress.completed as u64);
+            }
+        })?;
+        bar.finish_and_clear();
+        Ok((completions, last))
+    }
+
+    /// Log-probabilities of the real responses under the opponent.
+    fn score(&self, decoder: &TimedDecoder) -> anyhow::Result<Vec<Vec<Vec<f32>>>> {
+        let mut tape = Tape::new(decoder.device(), Keep::Nothing);
+        Ok(score(decoder, &mut tape, &self.token_trees(), self.batch.batch_tokens)?)
+    }
+
+    /// An epoch over all pairs.
+    fn train(&self, decoder: TimedDecoder, trees: &[Tree]) -> anyhow::Result<Throughput> {
+        let params = decoder.read_params();
+        drop(decoder);
+        let decoder = self.subject.lay_out(params, Use::ForwardAndBackward);
+        let pairs = all_pairs(trees);
+        let batches = Batches::new(0, 1, singly(pairs.len()), self.size.batch_pairs, 1, Position::default());
+        let bar = progress::bar("steps", batches.total() as usize);
+        let mut trainer = Trainer::new(decoder, self.batch.settings(batches.total() as usize));
+        let mut work = Throughput::default();
+        for chosen in batches {
+            let pairs: Vec<_> = chosen.iter().map(|&index| pairs[index]).collect();
+            work += step(&mut trainer, trees, &pairs)?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(work)
+    }
+
+    /// Prompts with their real responses.
+    fn token_trees(&self) -> Vec<TokenTree<'_>> {
+        let named = self.names.iter().zip(&self.examples);
+        named
+            .map(|(name, example)| TokenTree {
+                prompt_id: name,
+                prompt: &example.prompt,
+                responses: vec![&example.real],
+            })
+            .collect()
+    }
+
+    /// Prompts with both responses and what the opponent thought of them.
+    fn trees(&self, completions: Vec<Completion>, scored: Vec<Vec<Vec<f32>>>) -> Vec<Tree> {
+        let named = self.names.iter().zip(&self.examples);
+        let opponent = completions.into_iter().zip(scored);
+        named
+            .zip(opponent)
+            .map(|((name, example), (completion, scored))| Tree {
+                prompt_id: name.clone(),
+                prompt: example.prompt.clone(),
+                // One response to each prompt was scored.
+                real: Response { token_ids: example.real.clone(), logprobs: scored.concat(), finish: Finish::Stop },
+                generated: vec![response(completion)],
+            })
+            .collect()
+    }
+}
+
+/// A completion as one side of a pair.
+fn response(Completion { token_ids, logprobs, finish }: Completion) -> Response {
+    Response { token_ids, logprobs, finish }
+}
