@@ -1,5 +1,8 @@
 //! The store of keys and values.
 
+use std::cell::RefCell;
+use std::thread::LocalKey;
+
 use rayon::prelude::*;
 
 use super::math::LANES;
@@ -12,7 +15,7 @@ use crate::simd::{Arithmetic, Level};
 /// In what form keys and values are held and multiplied.
 pub trait Format: Copy + Send + Sync {
     /// The part of a key that one lane holds: some neighbouring channels.
-    type Key: Copy + Default + Send + Sync;
+    type Key: Copy + Default + Send + Sync + 'static;
     /// A channel of a value.
     type Value: Copy + Default + Send + Sync;
     /// 16 keys' parts in registers.
@@ -32,6 +35,25 @@ pub trait Format: Copy + Send + Sync {
     fn mul_add<M: Arithmetic>(math: M, a: Self::Keys<M>, b: Self::Keys<M>, sum: M::Lanes) -> M::Lanes;
     /// 16 channels of a value.
     fn load_values<M: Arithmetic>(math: M, values: &[Self::Value; LANES]) -> M::Lanes;
+    /// This thread's memory that nobody uses, see [`borrow`].
+    fn unused() -> &'static LocalKey<RefCell<Vec<Vec<Self::Key>>>>;
+}
+
+thread_local! {
+    static UNUSED_SINGLE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static UNUSED_PAIRS: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `work` with `len` keys' parts of any content, in memory that the thread keeps: pages that are returned and asked
+/// for again at every call cost more than what is written there.
+pub fn borrow<F: Format, R>(len: usize, work: impl FnOnce(&mut [F::Key]) -> R) -> R {
+    let mut memory = F::unused().with_borrow_mut(|unused| unused.pop().unwrap_or_default());
+    if memory.len() < len {
+        memory.resize(len, F::Key::default());
+    }
+    let result = work(&mut memory[..len]);
+    F::unused().with_borrow_mut(|unused| unused.push(memory));
+    result
 }
 
 /// As they are.
@@ -73,6 +95,10 @@ impl Format for F32 {
     fn load_values<M: Arithmetic>(math: M, values: &[f32; LANES]) -> M::Lanes {
         math.load(values)
     }
+
+    fn unused() -> &'static LocalKey<RefCell<Vec<Vec<f32>>>> {
+        &UNUSED_SINGLE
+    }
 }
 
 /// Rounded to bf16, two channels of a key to a lane.
@@ -113,6 +139,10 @@ impl Format for Bf16 {
     #[inline(always)]
     fn load_values<M: Arithmetic>(math: M, values: &[u16; LANES]) -> M::Lanes {
         math.widen(values)
+    }
+
+    fn unused() -> &'static LocalKey<RefCell<Vec<Vec<u32>>>> {
+        &UNUSED_PAIRS
     }
 }
 

@@ -55,7 +55,8 @@ pub(super) const TILE_ROWS: [usize; 6] = [12, 8, 6, 4, 2, 1];
 /// Rows of the next tile when `left` rows are to do and the tallest tile has `tallest`.
 #[inline(always)]
 pub(super) fn tile_rows(left: usize, tallest: usize) -> usize {
-    let limit = left.min(tallest);
+    // Two middling tiles instead of a tall and a low one, whose few sums would wait for one another.
+    let limit = if matches!(left, 14 | 16) { left.min(tallest).min(8) } else { left.min(tallest) };
     TILE_ROWS.into_iter().find(|&rows| rows <= limit).unwrap_or(1)
 }
 
@@ -88,11 +89,21 @@ pub(super) fn pack_rows(
     steps: Range<usize>,
     tallest: usize,
 ) {
-    for_each_chunk(to, TOGETHER * tallest * steps.len(), |(chunk, to)| {
-        let first = lines.start + chunk * TOGETHER * tallest;
-        let lines = first..lines.end.min(first + TOGETHER * tallest);
-        pack_rows_here(level, precision, to, from, lines, steps.clone(), tallest);
-    });
+    if lines.len() * steps.len() < SERIAL_UNITS {
+        return pack_rows_here(level, precision, to, from, lines, steps, tallest);
+    }
+    // The last tiles depend on how many rows there are left: they are packed in one go.
+    let together = TOGETHER * tallest;
+    let tail = lines.start + lines.len().saturating_sub(2 * tallest) / together * together;
+    let (to, to_tail) = to.split_at_mut((tail - lines.start) * steps.len());
+    let tail = || pack_rows_here(level, precision, to_tail, from, tail..lines.end, steps.clone(), tallest);
+    let rest = || {
+        for_each_chunk(to, together * steps.len(), |(chunk, to)| {
+            let first = lines.start + chunk * together;
+            pack_rows_here(level, precision, to, from, first..first + together, steps.clone(), tallest);
+        });
+    };
+    rayon::join(rest, tail);
 }
 
 /// [`pack_rows`] on this thread alone.
@@ -108,7 +119,10 @@ pub(super) fn pack_rows_here(
     let mut first = lines.start;
     while first < lines.end {
         let width = tile_rows(lines.end - first, tallest);
-        let next = lines.end - (lines.end - first) % width;
+        let mut next = first + width;
+        while next < lines.end && tile_rows(lines.end - next, tallest) == width {
+            next += width;
+        }
         let (tiles, rest) = to.split_at_mut((next - first) * steps.len());
         interleave(level, tiles, from, precision, width, first..next, steps.clone());
         (first, to) = (next, rest);

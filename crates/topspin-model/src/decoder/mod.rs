@@ -13,6 +13,7 @@ mod backward;
 mod flops;
 mod tape;
 
+use std::mem::swap;
 use std::ops::Range;
 
 use topspin_kernels::device::{Buffer, Device, HeadShape, Use};
@@ -254,6 +255,7 @@ impl<D: Device> Decoder<D> {
         let Self { device, params, config, .. } = self;
         let (weights, ranges) = (&self.layers[layer], &self.ranges.layers[layer]);
         let (t, d, f, heads) = (batch.rows(), config.hidden_size, config.intermediate_size, config.heads());
+        let keep = tape.keep;
         let (x, next, saved, scratch) = tape.layer_mut(layer);
 
         let part = |range: &Range<usize>| params.part(range.clone());
@@ -279,7 +281,9 @@ impl<D: Device> Decoder<D> {
             kv_layer,
             &batch.spans,
         );
-        device.copy(saved.mid.head_mut(t * d), x.head(t * d));
+        // What is not kept need not be copied.
+        let keep = keep != Keep::Nothing;
+        if keep { device.copy(saved.mid.head_mut(t * d), x.head(t * d)) } else { swap(x, &mut saved.mid) }
         device.linear_forward(saved.mid.head_mut(t * d), saved.attn.head(q_len), part(&ranges.o), &weights.o, true);
 
         device.rmsnorm_forward(
@@ -298,7 +302,7 @@ impl<D: Device> Decoder<D> {
             false,
         );
         device.swiglu_forward(scratch.act.head_mut(t * f), gate_up.head(t * 2 * f), f);
-        device.copy(next.head_mut(t * d), saved.mid.head(t * d));
+        if keep { device.copy(next.head_mut(t * d), saved.mid.head(t * d)) } else { swap(next, &mut saved.mid) }
         device.linear_forward(next.head_mut(t * d), scratch.act.head(t * f), part(&ranges.down), &weights.down, true);
     }
 

@@ -174,7 +174,7 @@ impl<D: Device> Tape<D> {
     pub(super) fn layer_mut(
         &mut self,
         layer: usize,
-    ) -> (&D::Buffer, &mut D::Buffer, &mut LayerTape<D>, &mut Scratch<D>) {
+    ) -> (&mut D::Buffer, &mut D::Buffer, &mut LayerTape<D>, &mut Scratch<D>) {
         let (at, next) = (self.input_index(layer), self.input_index(layer + 1));
         let [x, next] = self.inputs.get_disjoint_mut([at, next]).expect("two inputs at least");
         let kept = layer % self.layers.len();

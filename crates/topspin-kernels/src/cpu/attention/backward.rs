@@ -1,11 +1,11 @@
 //! The backward of batches that hold all of their keys, in pieces of some query rows of one head.
 
-use std::cell::Cell;
+use std::mem::take;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::kv::{Bf16, F32, Format, padded_dim, parts, put_key, put_query};
+use super::super::kv::{Bf16, F32, Format, borrow, padded_dim, parts, put_key, put_query};
 use super::super::math::{LANES, dot, exp};
 use super::super::parallel::for_rows;
 use super::tiles::{add_products, blocked_dots, for_groups};
@@ -103,20 +103,34 @@ struct HeadGrads<'a> {
     dv: &'a mut [f32],
 }
 
-thread_local! {
-    /// Memory for the gradients of heads, kept between calls: fresh pages would cost more than what is written there.
-    static GRADS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+fn backward<F: Format>(level: Level, dqkv: &mut [f32], forward: &Forward<'_>, spans: &[Span]) {
+    let (heads, c) = (forward.heads, forward.heads.head_dim);
+    let len = spans.iter().map(|span| Tables::<F>::len(span, c)).sum::<usize>() * heads.num_kv_heads;
+    borrow::<F, _>(len, |memory| {
+        let (mut places, mut rest) = (Vec::new(), memory);
+        for span in spans {
+            for kv_head in 0..heads.num_kv_heads {
+                let (place, behind) = take(&mut rest).split_at_mut(Tables::<F>::len(span, c));
+                places.push((span, kv_head, place));
+                rest = behind;
+            }
+        }
+        let fill = |(span, kv_head, place)| Tables::<F>::fill(level, place, forward, span, kv_head);
+        let tables: Vec<Tables<F>> = places.into_par_iter().with_max_len(1).map(fill).collect();
+        by_trees(level, dqkv, forward, spans, &tables);
+    });
 }
 
-fn backward<F: Format>(level: Level, dqkv: &mut [f32], forward: &Forward<'_>, spans: &[Span]) {
+/// The backward from keys and values as it wants them, by span and key/value head.
+fn by_trees<F: Format>(
+    level: Level,
+    dqkv: &mut [f32],
+    forward: &Forward<'_>,
+    spans: &[Span],
+    tables: &[Tables<'_, F>],
+) {
     let heads = forward.heads;
     let (group, c, padded) = (heads.num_heads / heads.num_kv_heads, heads.head_dim, padded_dim(heads.head_dim));
-    let tables: Vec<Tables<F>> = (0..spans.len() * heads.num_kv_heads)
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|at| tables(level, forward, &spans[at / heads.num_kv_heads], at % heads.num_kv_heads))
-        .collect();
-
     let trees = Tree::all(spans);
     // Of one row, in one key/value head.
     let width = group * c + 2 * padded;
@@ -125,80 +139,90 @@ fn backward<F: Format>(level: Level, dqkv: &mut [f32], forward: &Forward<'_>, sp
     for tree in &trees {
         starts.push(starts[starts.len() - 1] + tree.sets.len() * of_set(tree));
     }
-    let len = starts[trees.len()];
-    let mut memory = GRADS.take();
-    memory.resize(memory.len().max(len), 0.0);
-    let (mut tasks, mut rest) = (Vec::new(), &mut memory[..len]);
-    for tree in &trees {
-        for set in &tree.sets {
-            for kv_head in 0..heads.num_kv_heads {
-                let (grads, behind) = rest.split_at_mut(tree.rows.len() * width);
-                tasks.push((tree, set, kv_head, grads));
-                rest = behind;
+    borrow::<F32, _>(starts[trees.len()], |memory| {
+        let (mut tasks, mut rest) = (Vec::new(), &mut *memory);
+        for tree in &trees {
+            for set in &tree.sets {
+                for kv_head in 0..heads.num_kv_heads {
+                    let (grads, behind) = rest.split_at_mut(tree.rows.len() * width);
+                    tasks.push((tree, set, kv_head, grads));
+                    rest = behind;
+                }
             }
         }
-    }
-    tasks.into_par_iter().with_max_len(1).for_each(|(tree, set, kv_head, grads)| {
-        let rows = tree.rows.len();
-        let (dq, dkv) = grads.split_at_mut(rows * group * c);
-        dkv.fill(0.0);
-        let (dk, dv) = dkv.split_at_mut(rows * padded);
-        let mut grads = HeadGrads { dq, dk, dv };
-        for piece in set {
-            let tables = &tables[piece.span * heads.num_kv_heads + kv_head];
-            piece_backward(level, forward, tables, &tree.rows, piece, kv_head, &mut grads);
-        }
-    });
+        tasks.into_par_iter().with_max_len(1).for_each(|(tree, set, kv_head, grads)| {
+            let rows = tree.rows.len();
+            let (dq, dkv) = grads.split_at_mut(rows * group * c);
+            dkv.fill(0.0);
+            let (dk, dv) = dkv.split_at_mut(rows * padded);
+            let mut grads = HeadGrads { dq, dk, dv };
+            for piece in set {
+                let tables = &tables[piece.span * heads.num_kv_heads + kv_head];
+                piece_backward(level, forward, tables, &tree.rows, piece, kv_head, &mut grads);
+            }
+        });
 
-    for_rows(dqkv, heads.qkv_width(), |row, dqkv| {
-        let at = trees.partition_point(|tree| tree.rows.end <= row);
-        let (tree, grads) = (&trees[at], &memory[starts[at]..starts[at + 1]]);
-        let (rows, local) = (tree.rows.len(), row - tree.rows.start);
-        let (dq, dkv) = dqkv.split_at_mut(heads.q_width());
-        dkv.fill(0.0);
-        let (dk, dv) = dkv.split_at_mut(heads.kv_width());
-        for (set, grads) in tree.sets.iter().zip(grads.chunks(of_set(tree))) {
-            let own = set.iter().any(|piece| piece.rows.contains(&row));
-            for (kv_head, grads) in grads.chunks(rows * width).enumerate() {
-                let (of_q, of_kv) = grads.split_at(rows * group * c);
-                if own {
-                    for (head, dq) in dq[kv_head * group * c..][..group * c].chunks_exact_mut(c).enumerate() {
-                        dq.copy_from_slice(&of_q[(head * rows + local) * c..][..c]);
+        for_rows(dqkv, heads.qkv_width(), |row, dqkv| {
+            let at = trees.partition_point(|tree| tree.rows.end <= row);
+            let (tree, grads) = (&trees[at], &memory[starts[at]..starts[at + 1]]);
+            let (rows, local) = (tree.rows.len(), row - tree.rows.start);
+            let (dq, dkv) = dqkv.split_at_mut(heads.q_width());
+            dkv.fill(0.0);
+            let (dk, dv) = dkv.split_at_mut(heads.kv_width());
+            for (set, grads) in tree.sets.iter().zip(grads.chunks(of_set(tree))) {
+                let own = set.iter().any(|piece| piece.rows.contains(&row));
+                for (kv_head, grads) in grads.chunks(rows * width).enumerate() {
+                    let (of_q, of_kv) = grads.split_at(rows * group * c);
+                    if own {
+                        for (head, dq) in dq[kv_head * group * c..][..group * c].chunks_exact_mut(c).enumerate() {
+                            dq.copy_from_slice(&of_q[(head * rows + local) * c..][..c]);
+                        }
+                    }
+                    let (of_k, of_v) = of_kv.split_at(rows * padded);
+                    for (to, from) in [(&mut *dk, of_k), (&mut *dv, of_v)] {
+                        let to = &mut to[kv_head * c..][..c];
+                        to.iter_mut().zip(&from[local * padded..]).for_each(|(to, from)| *to += from);
                     }
                 }
-                let (of_k, of_v) = of_kv.split_at(rows * padded);
-                for (to, from) in [(&mut *dk, of_k), (&mut *dv, of_v)] {
-                    let to = &mut to[kv_head * c..][..c];
-                    to.iter_mut().zip(&from[local * padded..]).for_each(|(to, from)| *to += from);
-                }
             }
-        }
+        });
     });
-    GRADS.set(memory);
 }
 
 /// Keys and values of one head along the path of a span.
-struct Tables<F: Format> {
+struct Tables<'a, F: Format> {
     /// In blocks of positions, as the store has keys.
-    keys: Vec<F::Key>,
-    values: Vec<F::Key>,
+    keys: &'a mut [F::Key],
+    values: &'a mut [F::Key],
     /// `[position / CHANNELS][C']`.
-    key_rows: Vec<F::Key>,
+    key_rows: &'a mut [F::Key],
 }
 
-fn tables<F: Format>(level: Level, forward: &Forward<'_>, span: &Span, kv_head: usize) -> Tables<F> {
-    let (c, context) = (forward.heads.head_dim, span.context());
-    let blocked = || vec![F::Key::default(); context.next_multiple_of(LANES) * parts::<F>(c)];
-    let key_rows = vec![F::Key::default(); context.div_ceil(F::CHANNELS) * padded_dim(c)];
-    let mut tables = Tables::<F> { keys: blocked(), values: blocked(), key_rows };
-    fill_tables(level, &mut tables, forward, &span.path, kv_head);
-    tables
+impl<'a, F: Format> Tables<'a, F> {
+    /// Length of the tables together.
+    fn len(span: &Span, c: usize) -> usize {
+        2 * Self::blocked(span, c) + span.context().div_ceil(F::CHANNELS) * padded_dim(c)
+    }
+
+    /// Length of one in blocks.
+    fn blocked(span: &Span, c: usize) -> usize {
+        span.context().next_multiple_of(LANES) * parts::<F>(c)
+    }
+
+    fn fill(level: Level, memory: &'a mut [F::Key], forward: &Forward<'_>, span: &Span, kv_head: usize) -> Self {
+        let blocked = Self::blocked(span, forward.heads.head_dim);
+        let (keys, rest) = memory.split_at_mut(blocked);
+        let (values, key_rows) = rest.split_at_mut(blocked);
+        let mut tables = Self { keys, values, key_rows };
+        fill_tables(level, &mut tables, forward, &span.path, kv_head);
+        tables
+    }
 }
 
 multiversion! {
     fn fill_tables<F: Format>(
         _math,
-        tables: &mut Tables<F>,
+        tables: &mut Tables<'_, F>,
         forward: &Forward<'_>,
         path: &[Segment],
         kv_head: usize,
@@ -208,10 +232,10 @@ multiversion! {
         let rows = || path.iter().flat_map(|segment| segment.start..segment.start + segment.len);
         let kv = |row: usize| &forward.qkv[row * heads.qkv_width() + heads.q_width() + kv_head * c..];
         for (position, row) in rows().enumerate() {
-            put_key::<F>(&mut tables.keys, position, &kv(row)[..c]);
-            put_key::<F>(&mut tables.values, position, &kv(row)[heads.kv_width()..][..c]);
+            put_key::<F>(tables.keys, position, &kv(row)[..c]);
+            put_key::<F>(tables.values, position, &kv(row)[heads.kv_width()..][..c]);
         }
-        put_rows::<F>(&mut tables.key_rows, rows().map(|row| &kv(row)[..c]), c);
+        put_rows::<F>(tables.key_rows, rows().map(|row| &kv(row)[..c]), c);
     }
 }
 
@@ -237,65 +261,72 @@ fn put_parts<F: Format>(to: &mut [F::Key], first: &[f32], second: &[f32]) {
     }
 }
 
-/// Memory for the queries of a block. A part is what the format multiplies at a time.
-struct Scratch<F: Format> {
+/// Memory for the queries of a block, of any content. A part is what the format multiplies at a time.
+struct Scratch<'a, F: Format> {
     /// Probabilities, `[block][position]`.
-    p: Vec<f32>,
+    p: &'a mut [f32],
     /// Gradients of probabilities, then of scores, `[block][position]`.
-    ds: Vec<f32>,
+    ds: &'a mut [f32],
+    /// Gradients of some queries, `[4][C']`.
+    dq: &'a mut [f32],
     /// Queries and gradients of outputs, parts along their channels, `[block][part]`.
-    q: Vec<F::Key>,
-    dout: Vec<F::Key>,
+    q: &'a mut [F::Key],
+    dout: &'a mut [F::Key],
     /// The same, parts along the rows, `[block / CHANNELS][C']`.
-    q_rows: Vec<F::Key>,
-    dout_rows: Vec<F::Key>,
+    q_rows: &'a mut [F::Key],
+    dout_rows: &'a mut [F::Key],
     /// Gradients of scores, parts along positions, `[block][position / CHANNELS]`.
-    ds_parts: Vec<F::Key>,
+    ds_parts: &'a mut [F::Key],
     /// Probabilities and gradients of scores, parts along the rows, `[block / CHANNELS][position]`.
-    p_rows: Vec<F::Key>,
-    ds_rows: Vec<F::Key>,
-    /// Gradients of some queries, `[..][C']`.
-    dq: Vec<f32>,
+    p_rows: &'a mut [F::Key],
+    ds_rows: &'a mut [F::Key],
+}
+
+impl<F: Format> Scratch<'_, F> {
+    /// Scratch for blocks that see `visible` positions.
+    fn with<R>(visible: usize, c: usize, work: impl FnOnce(Scratch<'_, F>) -> R) -> R {
+        let (stride, padded) = (visible.next_multiple_of(LANES), padded_dim(c));
+        borrow::<F32, _>(BLOCK * 2 * stride + 4 * padded, |floats| {
+            borrow::<F, _>(BLOCK * (2 * parts::<F>(c) + 2 * padded + 3 * stride), |keys| {
+                let (mut floats, mut keys) = (floats, keys);
+                let mut float = |width: usize| floats.split_off_mut(..width).expect("room for all of them");
+                let [p, ds, dq] = [BLOCK * stride, BLOCK * stride, 4 * padded].map(&mut float);
+                let mut key = |width: usize| keys.split_off_mut(..BLOCK * width).expect("room for all of them");
+                let [q, dout] = [parts::<F>(c); 2].map(&mut key);
+                let [q_rows, dout_rows] = [padded; 2].map(&mut key);
+                let [ds_parts, p_rows, ds_rows] = [stride; 3].map(&mut key);
+                work(Scratch { p, ds, dq, q, dout, q_rows, dout_rows, ds_parts, p_rows, ds_rows })
+            })
+        })
+    }
 }
 
 /// Adds what a piece makes in the query heads of one key/value head; `tree` are the rows of its tree.
 fn piece_backward<F: Format>(
     level: Level,
     forward: &Forward<'_>,
-    tables: &Tables<F>,
+    tables: &Tables<'_, F>,
     tree: &Range<usize>,
     piece: &Piece<'_>,
     kv_head: usize,
     grads: &mut HeadGrads<'_>,
 ) {
     let HeadShape { num_heads, num_kv_heads, head_dim: c } = forward.heads;
-    let (group, padded) = (num_heads / num_kv_heads, padded_dim(c));
-    let memory = |width: usize| vec![F::Key::default(); BLOCK * width];
-    let stride = piece.visible.next_multiple_of(LANES);
-    let mut scratch = Scratch::<F> {
-        p: vec![0.0; BLOCK * stride],
-        ds: vec![0.0; BLOCK * stride],
-        q: memory(parts::<F>(c)),
-        dout: memory(parts::<F>(c)),
-        q_rows: memory(padded),
-        dout_rows: memory(padded),
-        ds_parts: memory(stride),
-        p_rows: memory(stride),
-        ds_rows: memory(stride),
-        dq: Vec::new(),
-    };
+    let group = num_heads / num_kv_heads;
     let local = |segment: &Segment| Segment { start: segment.start - tree.start, len: segment.len };
     let path: Vec<Segment> = piece.path.iter().map(local).collect();
     let HeadGrads { dq, dk, dv } = grads;
-    for (head, dq) in dq.chunks_exact_mut(tree.len() * c).enumerate() {
-        for first in piece.rows.clone().step_by(BLOCK) {
-            let block = first..piece.rows.end.min(first + BLOCK);
-            let visible = piece.visible - (piece.rows.end - block.end);
-            let dq = &mut dq[(first - tree.start) * c..][..block.len() * c];
-            let head = kv_head * group + head;
-            block_backward(level, dq, dk, dv, forward, tables, head, block, &path, visible, &mut scratch);
+    Scratch::<F>::with(piece.visible, c, |mut scratch| {
+        for (head, dq) in dq.chunks_exact_mut(tree.len() * c).enumerate() {
+            for first in piece.rows.clone().step_by(BLOCK) {
+                let block = first..piece.rows.end.min(first + BLOCK);
+                let visible = piece.visible - (piece.rows.end - block.end);
+                let dq = &mut dq[(first - tree.start) * c..][..block.len() * c];
+                let head = kv_head * group + head;
+                block_backward(level, dq, dk, dv, forward, tables, head, block, &path, visible, &mut scratch);
+            }
         }
-    }
+    });
 }
 
 multiversion! {
@@ -307,12 +338,12 @@ multiversion! {
         dk: &mut [f32],
         dv: &mut [f32],
         forward: &Forward<'_>,
-        tables: &Tables<F>,
+        tables: &Tables<'_, F>,
         head: usize,
         block: Range<usize>,
         path: &[Segment],
         visible: usize,
-        scratch: &mut Scratch<F>,
+        scratch: &mut Scratch<'_, F>,
     ) {
         let heads = forward.heads;
         let (c, padded, parts) = (heads.head_dim, padded_dim(heads.head_dim), parts::<F>(heads.head_dim));
@@ -333,9 +364,9 @@ multiversion! {
             let visible = visible - (len - first - N);
             let along = [Segment { start: 0, len: visible }];
             let rows: [&[F::Key]; N] = std::array::from_fn(|n| &q[(first + n) * parts..][..parts]);
-            blocked_dots::<F, _, N>(math, &mut p[first * stride..], stride, rows, &tables.keys, &along, visible);
+            blocked_dots::<F, _, N>(math, &mut p[first * stride..], stride, rows, tables.keys, &along, visible);
             let rows: [&[F::Key]; N] = std::array::from_fn(|n| &dout[(first + n) * parts..][..parts]);
-            blocked_dots::<F, _, N>(math, &mut ds[first * stride..], stride, rows, &tables.values, &along, visible);
+            blocked_dots::<F, _, N>(math, &mut ds[first * stride..], stride, rows, tables.values, &along, visible);
         });
         let scale = 1.0 / (c as f32).sqrt();
         for (at, row) in block.clone().enumerate() {
@@ -355,7 +386,7 @@ multiversion! {
             put_query::<F>(&mut ds_parts[at * stride..], ds);
         }
         for unit in 0..units {
-            for (to, from) in [(&mut *p_rows, &*p), (&mut *ds_rows, &*ds)] {
+            for (to, from) in [(&mut **p_rows, &**p), (&mut **ds_rows, &**ds)] {
                 let row = |at: usize| if at < len { &from[at * stride..][..stride] } else { &[] };
                 let second = if F::CHANNELS == 2 { row(2 * unit + 1) } else { &[] };
                 put_parts::<F>(&mut to[unit * stride..][..stride], row(F::CHANNELS * unit), second);
@@ -363,8 +394,8 @@ multiversion! {
         }
 
         for_groups!(len, |first, N| {
-            sums.clear();
-            sums.resize(N * padded, 0.0);
+            let sums = &mut sums[..N * padded];
+            sums.fill(0.0);
             let (weights, count) = (&ds_parts[first * stride..], visible.div_ceil(F::CHANNELS));
             add_products::<F, _, N>(math, sums, weights, [stride, 1], &tables.key_rows[..count * padded], padded);
             for n in 0..N {
