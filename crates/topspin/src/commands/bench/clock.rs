@@ -12,8 +12,9 @@ use topspin_kernels::timed::{Products, Seconds, Timed};
 use super::subject::Subject;
 use crate::machine;
 
-/// For how long products are timed at a time, all together, in seconds.
-const SPAN: f64 = 1.0;
+/// For how long products are timed at a time, in seconds: each of a few, and all of many together.
+const SPAN_OF_ONE: f64 = 0.025;
+const SPAN_OF_ALL: f64 = 1.0;
 
 /// Where products are told apart by their dimensions: in quarters of an octave. Lengths vary in generation from step to
 /// step, and to time each of some hundred shapes would take longer than the work.
@@ -105,7 +106,7 @@ impl Clock {
                 *main = *product;
             }
         }
-        let span = Duration::from_secs_f64(SPAN / classes.len().max(1) as f64);
+        let span = Duration::from_secs_f64(SPAN_OF_ONE.min(SPAN_OF_ALL / classes.len().max(1) as f64));
         for (product, seconds) in best_seconds(self.device.inner(), self.precision, classes.into_values(), span) {
             let best = self.rates.entry(class(&product)).or_default();
             *best = best.max(product.flops() as f64 / seconds);

@@ -5,6 +5,7 @@
 mod architecture;
 mod clock;
 mod figures;
+mod gemm;
 mod generate;
 mod iteration;
 mod subject;
@@ -17,6 +18,7 @@ use tokens::TokenFlags;
 
 const EXAMPLES: &str = "\
 Examples:
+  topspin bench gemm --architecture smollm2-135m --dtype bf16
   topspin bench generate --model M
   topspin bench generate --architecture smollm2-360m --sequences 16 --json
   topspin bench train --model M --pairs 4 --prompt-tokens 128 --response-tokens 128
@@ -40,6 +42,7 @@ pub struct Args {
 /// What is measured.
 #[derive(Debug, Subcommand)]
 enum Work {
+    Gemm(gemm::Args),
     Train(train::Args),
     Generate(generate::Args),
     Iteration(iteration::Args),
@@ -60,6 +63,7 @@ struct Common {
 /// Measures and prints.
 pub fn run(args: Args) -> anyhow::Result<()> {
     match args.work {
+        Work::Gemm(args) => gemm::run(args),
         Work::Train(args) => train::run(args),
         Work::Generate(args) => generate::run(args),
         Work::Iteration(args) => iteration::run(args),
