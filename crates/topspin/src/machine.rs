@@ -1,4 +1,17 @@
-//! What the kernel has counted of this process, where it is Linux.
+//! The machine, and what the kernel has counted of this process where it is Linux.
+
+use std::thread::available_parallelism;
+
+use topspin_kernels::simd::Level;
+
+/// Processor, cores that may be used, and vector instructions, in words.
+pub fn description() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+    let cores = available_parallelism().map_or(1, |cores| cores.get());
+    format!("{name}, {cores} core{}, {}", if cores == 1 { "" } else { "s" }, Level::detect())
+}
 
 /// Largest resident set, in bytes.
 pub fn peak_rss_bytes() -> Option<u64> {

@@ -3,11 +3,13 @@
 //! The figures and their names are those of `benches/peers/`, which times the same work in other programs.
 
 mod architecture;
+mod chart;
 mod clock;
 mod figures;
 mod gemm;
 mod generate;
 mod iteration;
+mod scaling;
 mod subject;
 mod tokens;
 mod train;
@@ -22,7 +24,8 @@ Examples:
   topspin bench generate --model M
   topspin bench generate --architecture smollm2-360m --sequences 16 --json
   topspin bench train --model M --pairs 4 --prompt-tokens 128 --response-tokens 128
-  topspin bench iteration --model M --data train.jsonl --prompts 64 --max-new-tokens 128";
+  topspin bench iteration --model M --data train.jsonl --prompts 64 --max-new-tokens 128
+  topspin bench scaling --model M --out figures";
 
 /// Measure speed and memory on this machine
 ///
@@ -46,6 +49,7 @@ enum Work {
     Train(train::Args),
     Generate(generate::Args),
     Iteration(iteration::Args),
+    Scaling(scaling::Args),
 }
 
 /// Flags of all work on a model.
@@ -67,5 +71,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Work::Train(args) => train::run(args),
         Work::Generate(args) => generate::run(args),
         Work::Iteration(args) => iteration::run(args),
+        Work::Scaling(args) => scaling::run(args),
     }
 }
