@@ -7,7 +7,14 @@ fn help_teaches() {
     let sandbox = Sandbox::new();
     insta::assert_snapshot!("help", sandbox.run("--help"));
     let commands = ["run", "sft", "generate", "score", "eval", "chat", "inspect", "bench", "completions"];
-    for command in commands.into_iter().chain(["quickstart", "bench train", "bench generate"]) {
+    for command in commands.into_iter().chain([
+        "quickstart",
+        "bench gemm",
+        "bench train",
+        "bench generate",
+        "bench iteration",
+        "bench scaling",
+    ]) {
         insta::assert_snapshot!(
             format!("help-{}", command.replace(' ', "-")),
             sandbox.run(&format!("{command} --help"))
