@@ -189,3 +189,21 @@ fn two_runs_in_one_folder_at_once_are_refused() {
          or choose another folder\n"
     );
 }
+
+/// A cap on vector instructions stands for a processor that has no more of them.
+#[test]
+fn a_run_needs_no_particular_processor() {
+    for level in ["scalar", "avx2", "avx512"] {
+        for dtype in ["f32", "bf16"] {
+            let sandbox = sandbox();
+            let set =
+                format!("run run.toml --set game.iterations=1 --set output.precision={dtype} --set output.dir=out");
+            let mut command = sandbox.topspin(&set.split_whitespace().collect::<Vec<_>>());
+            let said = block(command.env("TOPSPIN_SIMD", level));
+            assert!(said.starts_with("exit code: 0\n"), "{level}, {dtype}: {said}");
+            // Sampling and training agree to the bit: against itself a model has no margin.
+            let first = &sandbox.read_lines("out/iter-1/metrics.jsonl")[0];
+            assert_eq!(first["loss"].as_f64(), Some(std::f64::consts::LN_2), "{level}, {dtype}: {first}");
+        }
+    }
+}

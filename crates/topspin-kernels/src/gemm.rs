@@ -73,7 +73,8 @@ impl Weight {
     /// If `n` or `k` is 0, if `w` has another length than `n * k`, or if the level is not available.
     pub fn prepare(level: Level, precision: Precision, w: &[f32], n: usize, k: usize, for_use: Use) -> Self {
         assert!(n > 0 && k > 0, "weights of shape [{n}, {k}]");
-        let panels = |lines: usize, depth: usize| Some(vec![0; lines.next_multiple_of(LANES) * steps(precision, depth)]);
+        let panels =
+            |lines: usize, depth: usize| Some(vec![0; lines.next_multiple_of(LANES) * steps(precision, depth)]);
         let (forward, backward) = match (for_use, precision) {
             (Use::Forward, _) => (panels(n, k), None),
             (Use::ForwardAndBackward, Precision::Bf16) => (panels(n, k), panels(k, n)),

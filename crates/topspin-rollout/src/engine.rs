@@ -44,7 +44,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             live_sequences: 64,
-            rows_per_step: 1024,
+            rows_per_step: 512,
             kv_slots: None,
             stop_ids: Vec::new(),
             sampling: Sampling::default(),
@@ -275,7 +275,8 @@ impl<'a, D: Device> Engine<'a, D> {
                     sizes.sort_unstable_by(|a, b| b.cmp(a));
                     sizes.iter().take(self.settings.live_sequences).sum::<usize>()
                 };
-                let bytes_of_slot = config.num_layers * 2 * config.heads().kv_width() * self.decoder.precision().bytes();
+                let bytes_of_slot =
+                    config.num_layers * 2 * config.heads().kv_width() * self.decoder.precision().bytes();
                 (largest(0) + largest(1)).min(MOST_STORE_BYTES / bytes_of_slot).max(alone)
             }
         };

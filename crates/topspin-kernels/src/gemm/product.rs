@@ -61,7 +61,8 @@ pub(super) fn product(
         let steps = block * block_steps..total.min((block + 1) * block_steps);
         let accumulate = accumulate || block > 0;
         let mut multiply = |panels: &[u32], stride: usize, part: Range<usize>| {
-            let product = Product { level, precision, kernel, rows, steps: steps.clone(), panels, stride, part, columns };
+            let product =
+                Product { level, precision, kernel, rows, steps: steps.clone(), panels, stride, part, columns };
             product.run(out, accumulate);
         };
         match panels {

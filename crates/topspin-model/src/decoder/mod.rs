@@ -283,7 +283,11 @@ impl<D: Device> Decoder<D> {
         );
         // What is not kept need not be copied.
         let keep = keep != Keep::Nothing;
-        if keep { device.copy(saved.mid.head_mut(t * d), x.head(t * d)) } else { swap(x, &mut saved.mid) }
+        if keep {
+            device.copy(saved.mid.head_mut(t * d), x.head(t * d))
+        } else {
+            swap(x, &mut saved.mid)
+        }
         device.linear_forward(saved.mid.head_mut(t * d), saved.attn.head(q_len), part(&ranges.o), &weights.o, true);
 
         device.rmsnorm_forward(
@@ -302,7 +306,11 @@ impl<D: Device> Decoder<D> {
             false,
         );
         device.swiglu_forward(scratch.act.head_mut(t * f), gate_up.head(t * 2 * f), f);
-        if keep { device.copy(next.head_mut(t * d), saved.mid.head(t * d)) } else { swap(next, &mut saved.mid) }
+        if keep {
+            device.copy(next.head_mut(t * d), saved.mid.head(t * d))
+        } else {
+            swap(next, &mut saved.mid)
+        }
         device.linear_forward(next.head_mut(t * d), scratch.act.head(t * f), part(&ranges.down), &weights.down, true);
     }
 

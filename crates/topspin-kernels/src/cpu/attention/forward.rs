@@ -64,8 +64,8 @@ fn by_rows<F: Format>(
     tasks.for_each(task);
 }
 
-/// Asks for what a store of `width` elements for each slot has along a path, to work on something else until it is near.
-/// Slots that share a block are asked for from its middle on: the processor fetches ahead by itself.
+/// Asks for what a store with `width` elements for each slot has along a path, to work on something else until it is near.
+/// What a block of keys has before the path's first or behind its last slot is as near then as it was.
 fn fetch<T>(store: &[T], width: usize, path: &[Segment]) {
     for segment in path {
         let store = &store[segment.start * width..][..segment.len * width];

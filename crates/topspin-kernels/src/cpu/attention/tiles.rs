@@ -183,7 +183,7 @@ pub(super) fn add_products<F: Format, M: Arithmetic, const N: usize>(
         for (part, row) in rows.chunks_exact(padded).enumerate() {
             let (row, _) = row[channel..][..V * LANES].as_chunks::<LANES>();
             let mut vectors = [F::load_keys(math, &row[0]); V];
-            for v in 1..V {
+            for v in 0..V {
                 vectors[v] = F::load_keys(math, &row[v]);
             }
             for n in 0..N {
