@@ -94,7 +94,7 @@ impl Scaling {
                             by_factors: true,
                             lines: vec![Line { name: "measured".into(), points: rates }],
                         },
-                        times(live, "milliseconds a step of one new token for each sequence", 1e3, true, generated),
+                        times(live, "milliseconds a step, a new token for each", 1e3, true, generated),
                     ],
                 ),
             ),
