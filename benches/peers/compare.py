@@ -1,8 +1,13 @@
-"""Runs Topspin and PyTorch in turn, A B A B, on the same cores, and prints medians, spread and ratios. See compare.sh."""
+"""Runs Topspin and its peers in turn on the same cores and writes RESULTS.md. See compare.sh.
+
+Every reading is a fresh process. In each round each program has its turn, A B C A B C; ratios are taken within rounds.
+"""
 
 import argparse
+import datetime
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -10,71 +15,164 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-RATES = {"generate": "new_tokens_per_s", "train": "pairs_per_s"}
+WORK = ROOT / "target/peers"
+HF = [str(ROOT / "target/oracle-venv/bin/python")]
+VLLM = [str(ROOT / "target/vllm-venv/bin/python")]
+TOPSPIN = [str(ROOT / "target/release/topspin"), "-q", "bench"]
+
+# Work, what is measured, and each program's command; README.md says why these settings.
+COMMANDS = {
+    "train-128": ("pairs_per_s", {
+        "Topspin": [*TOPSPIN, "train", "--tokens", WORK / "128.json", "--dtype", "bf16", "--json"],
+        "TRL": [*HF, HERE / "trl_train.py", "--tokens", WORK / "128.json", "--attention", "eager", "--batch", "4"],
+    }),
+    "train-512": ("pairs_per_s", {
+        "Topspin": [*TOPSPIN, "train", "--tokens", WORK / "512.json", "--dtype", "bf16", "--json"],
+        "TRL": [*HF, HERE / "trl_train.py", "--tokens", WORK / "512.json", "--attention", "eager", "--batch", "1"],
+    }),
+    "train-128-f32": ("pairs_per_s", {
+        "Topspin": [*TOPSPIN, "train", "--tokens", WORK / "128.json", "--dtype", "f32", "--json"],
+        "TRL": [*HF, HERE / "trl_train.py", "--tokens", WORK / "128.json", "--dtype", "f32", "--attention", "sdpa",
+                "--batch", "4"],
+    }),
+    "generate-64": ("new_tokens_per_s", {
+        "Topspin": [*TOPSPIN, "generate", "--tokens", WORK / "128.json", "--dtype", "bf16", "--json"],
+        "transformers": [*HF, HERE / "transformers_generate.py", "--tokens", WORK / "128.json"],
+        "vLLM": [*VLLM, HERE / "vllm_generate.py", "--tokens", WORK / "128.json"],
+    }),
+    "generate-1": ("new_tokens_per_s", {
+        "Topspin": [*TOPSPIN, "generate", "--tokens", WORK / "128.json", "--dtype", "bf16", "--sequences", "1", "--json"],
+        "transformers": [*HF, HERE / "transformers_generate.py", "--tokens", WORK / "128.json", "--sequences", "1"],
+        "vLLM": [*VLLM, HERE / "vllm_generate.py", "--tokens", WORK / "128.json", "--sequences", "1"],
+    }),
+    "iteration": ("seconds", {
+        "Topspin": [*TOPSPIN, "iteration", "--tokens", WORK / "iteration.json", "--dtype", "bf16", "--max-new-tokens",
+                    "64", "--batch-pairs", "16", "--json"],
+        "transformers": [*HF, HERE / "transformers_generate.py", "--tokens", WORK / "iteration.json", "--pairs",
+                         WORK / "pairs.json"],
+        "vLLM": [*VLLM, HERE / "vllm_generate.py", "--tokens", WORK / "iteration.json", "--pairs", WORK / "pairs-vllm.json"],
+        "TRL": [*HF, HERE / "trl_train.py", "--tokens", WORK / "pairs.json", "--epoch", "16", "--attention", "eager",
+                "--batch", "4", "--reference-batch", "16"],
+    }),
+}
+TITLES = {
+    "train-128": "Training step, prompts of 128 and responses of 128 tokens, 4 pairs, bf16",
+    "train-512": "Training step, prompts of 512 and responses of 128 tokens, 4 pairs, bf16",
+    "train-128-f32": "Training step, prompts of 128 and responses of 128 tokens, 4 pairs, f32",
+    "generate-64": "Generation, 64 prompts of 64 tokens, 64 new tokens each, bf16",
+    "generate-1": "Generation, a single prompt of 64 tokens, 64 new tokens, bf16",
+    "iteration": "A whole iteration on 512 prompts",
+}
+UNITS = {"pairs_per_s": "pairs/s", "new_tokens_per_s": "new tokens/s", "seconds": "seconds"}
 
 
-def command(program, args):
-    model = ["--model", args.model, "--dtype", args.dtype, "--threads", str(len(args.cores))]
-    tokens = ["--tokens", HERE / "tokens.json", "--steps", str(args.steps)]
-    if program == "pytorch":
-        size = {"generate": "--sequences", "train": "--pairs"}[args.work]
-        return [sys.executable, HERE / "pytorch.py", args.work, *model, *tokens, size, str(args.size)]
-    size = {
-        "generate": ["--sequences", str(args.size), "--prompt-tokens", "64", "--response-tokens", "64"],
-        "train": ["--pairs", str(args.size), "--prompt-tokens", "128", "--response-tokens", "128"],
-    }[args.work]
-    return [ROOT / "target/release/topspin", "bench", args.work, *model, *tokens, *size, "--json"]
-
-
-def measure(program, args):
-    """One run: its own rate, and the largest memory that the kernel saw it hold."""
-    child = subprocess.Popen(
-        command(program, args),
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, args.cores),
+def measure(work, program, flags):
+    """One reading of one program, kept in readings.jsonl as soon as it is there."""
+    threads = ["--model", flags.model, "--threads", str(len(flags.cores))]
+    command = [str(part) for part in [*COMMANDS[work][1][program], *threads]]
+    child = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, flags.cores)
     )
-    output = child.stdout.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
-        sys.exit(f"{program} ended with {child.returncode}")
-    rate = json.loads(output)[RATES[args.work]]
-    print(f"  {program:<8} {rate:10.2f} {RATES[args.work]}, {usage.ru_maxrss / 1024:7.0f} MiB", file=sys.stderr)
-    return {"rate": rate, "MiB": usage.ru_maxrss / 1024}
+        sys.exit(f"{work}: {program} ended with {child.returncode}: {' '.join(command)}")
+    reading = json.loads(child.stdout.splitlines()[-1])
+    with open(WORK / "readings.jsonl", "a") as readings:
+        readings.write(json.dumps({"work": work, "program": program, **reading}) + "\n")
+    print(f"  {work:<14} {program:<13} {reading.get(COMMANDS[work][0], '')}", file=sys.stderr, flush=True)
+    return reading
 
 
-def row(figure, topspin, pytorch):
-    def spread(values):
-        return f"{statistics.median(values):.2f} [{min(values):.2f} {max(values):.2f}]"
+def spread(values, places=2):
+    return f"{statistics.median(values):.{places}f} [{min(values):.{places}f}, {max(values):.{places}f}]"
 
-    ratios = [a / b for a, b in zip(topspin, pytorch)]
-    return f"| {figure} | {spread(topspin)} | {spread(pytorch)} | {spread(ratios)} |"
+
+def mebibytes(readings):
+    return spread([reading["peak_rss_bytes"] / 2**20 for reading in readings], 0)
+
+
+def table(work, runs):
+    """Medians and spread of one work, and each peer's ratio to Topspin round by round."""
+    key = COMMANDS[work][0]
+    yield f"| | {UNITS[key]} | Topspin's, as a multiple | peak MiB | Topspin's, as a part | MFU | of one large product |"
+    yield "|---|---|---|---|---|---|---|"
+    own = runs["Topspin"]
+    for program, readings in runs.items():
+        ratio = memory = mfu = share = ""
+        if program == "Topspin":
+            mfu, share = (spread([100 * reading[name] for reading in own], 0) + " %" for name in ("mfu", "peak_share"))
+        else:
+            ratio = spread([a[key] / b[key] for a, b in zip(own, readings)])
+            memory = spread([a["peak_rss_bytes"] / b["peak_rss_bytes"] for a, b in zip(own, readings)])
+        rates = spread([reading[key] for reading in readings], 1 if key == "new_tokens_per_s" else 3)
+        yield f"| {program} | {rates} | {ratio} | {mebibytes(readings)} | {memory} | {mfu} | {share} |"
+
+
+def iteration_table(runs):
+    """The stages of an iteration; a pipeline of peers is its generation and TRL's two parts."""
+    own, trl = runs["Topspin"], runs["TRL"]
+    pipelines = {"Topspin": [(r["generate_s"], r["score_s"], r["train_s"], r["seconds"], r["new_tokens"]) for r in own]}
+    for peer in ("transformers", "vLLM"):
+        pipelines[f"{peer} + TRL"] = [
+            (g["seconds"], t["reference_s"], t["train_s"], g["seconds"] + t["reference_s"] + t["train_s"], g["new_tokens"])
+            for g, t in zip(runs[peer], trl)
+        ]
+    yield "| | generation, s | opponent's log-probabilities, s | training, s | together, s | as a multiple of Topspin's | new tokens |"
+    yield "|---|---|---|---|---|---|---|"
+    for pipeline, rows in pipelines.items():
+        parts = [spread([row[at] for row in rows], 1) for at in range(4)]
+        ratio = "" if pipeline == "Topspin" else spread([b[3] / a[3] for a, b in zip(pipelines["Topspin"], rows)])
+        tokens = spread([row[4] for row in rows], 0)
+        yield f"| {pipeline} | {' | '.join(parts)} | {ratio} | {tokens} |"
+    yield ""
+    yield f"Peak MiB: Topspin {mebibytes(own)}, transformers {mebibytes(runs['transformers'])}, vLLM {mebibytes(runs['vLLM'])}, TRL {mebibytes(trl)}."
+    yield "TRL trains once a round, on the responses of transformers, and counts for both pipelines. Topspin's opponent's"
+    yield "log-probabilities are those of the real responses; generation brings those of its own."
+
+
+def machine(cores):
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    field = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in lines if ":" in line}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    features = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in field.get("flags", "").split()]
+    name = f"{field.get('model name', platform.machine())}, family {field.get('cpu family')} model {field.get('model')}"
+    return f"{name} ({', '.join(features)}), {len(cores)} cores of a shared host, {memory:.0f} GiB"
+
+
+def results(rounds, flags, versions):
+    yield "# Beside what a user would run instead"
+    yield ""
+    yield "Written by `benches/peers/compare.sh`; README.md beside this file says what each program does and with which settings."
+    yield ""
+    yield f"- {datetime.date.today()}, {machine(flags.cores)}"
+    yield f"- SmolLM2-135M-Instruct; {', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}"
+    yield "- medians [least, most] of the rounds; ratios are taken within rounds; memory is the largest resident set"
+    yield "- MFU: arithmetic done, over what the same matrix products alone reach in the same run"
+    for work, runs in rounds.items():
+        yield from ("", f"## {TITLES[work]}", "", f"{len(runs['Topspin'])} rounds.", "")
+        yield from iteration_table(runs) if work == "iteration" else table(work, runs)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", choices=RATES)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "target/models/smollm2-hf")
-    parser.add_argument("--dtype", choices=("f32", "bf16"), default="bf16")
-    parser.add_argument("--size", type=int, help="sequences (64) or pairs (4)")
-    parser.add_argument("--steps", type=int, default=1, help="timed repetitions within a run")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each program")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="some of the works, separated by commas; the iteration needs compare.sh's --data")
     parser.add_argument("--cores", default="0,1", help="processors to run on, as in `0,1`")
-    args = parser.parse_args()
-    args.size = args.size or {"generate": 64, "train": 4}[args.work]
-    args.cores = {int(core) for core in args.cores.split(",")}
+    flags = parser.parse_args()
+    flags.cores = {int(core) for core in flags.cores.split(",")}
+    works = flags.only.split(",") if flags.only else list(COMMANDS)
 
-    runs = {"topspin": [], "pytorch": []}
-    for _ in range(args.rounds):
-        for program in runs:
-            runs[program].append(measure(program, args))
-
-    print(f"{args.work}, {args.dtype}, {len(args.cores)} cores, size {args.size}: median [least most] of {args.rounds}\n")
-    print("| | Topspin | PyTorch | ratio, round by round |")
-    print("|---|---|---|---|")
-    for key, figure in (("rate", RATES[args.work]), ("MiB", "peak MiB")):
-        print(row(figure, *([run[key] for run in runs[program]] for program in runs)))
+    rounds, versions = {}, {}
+    for work in works:
+        runs = rounds[work] = {program: [] for program in COMMANDS[work][1]}
+        for _ in range(flags.rounds):
+            for program, readings in runs.items():
+                reading = measure(work, program, flags)
+                # vLLM's CPU build stands beside a torch of its own.
+                own = {"torch": "torch (vLLM)"} if program == "vLLM" else {}
+                versions |= {own.get(name, name): version for name, version in reading.get("versions", {}).items()}
+                readings.append(reading)
+            (HERE / "RESULTS.md").write_text("\n".join(results(rounds, flags, versions)) + "\n")
 
 
 if __name__ == "__main__":

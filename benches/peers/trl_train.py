@@ -62,6 +62,7 @@ def make_trainer(flags, pairs, clock):
         gradient_checkpointing=flags.checkpointing,
         torch_compile=flags.compile,
         train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,  # the sampler needs `length`
         num_train_epochs=1 if flags.epoch else flags.steps + 1,
         max_length=None,
         learning_rate=1e-6,

@@ -60,7 +60,7 @@ pub fn best_seconds<D: Device>(
     best
 }
 
-/// Seconds of each repetition of `work`, of which there are as many as `span` holds, `REPETITIONS` at least.
+/// Seconds of each repetition of `work`, of which there are as many as `span` holds, three at least.
 pub fn times(span: Duration, work: &mut impl FnMut()) -> Vec<f64> {
     work();
     let (start, mut seconds) = (Instant::now(), Vec::new());

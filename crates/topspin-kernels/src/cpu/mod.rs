@@ -14,6 +14,8 @@ mod parallel;
 
 use std::borrow::Cow;
 
+use rayon::prelude::*;
+
 use crate::device::{AdamW, Buffer, Device, HeadShape, In, Out, RmsProp, Span, Use};
 use crate::gemm::{self, Precision, Weight};
 use crate::simd::Level;
@@ -101,7 +103,7 @@ impl Device for Cpu {
     }
 
     fn zero(&self, to: Out<Memory>) {
-        to.get().fill(0.0);
+        to.get().par_chunks_mut(parallel::GRAIN).for_each(|part| part.fill(0.0));
     }
 
     fn embedding_forward(&self, out: Out<Memory>, table: In<Memory>, ids: &[u32]) {
