@@ -1,6 +1,6 @@
 """Runs Topspin and its peers in turn on the same cores and writes RESULTS.md. See compare.sh.
 
-Every reading is a fresh process. In each round each program has its turn, A B C A B C; ratios are taken within rounds.
+Every reading is a fresh process, kept in target/peers/readings.jsonl. In each round each program has its turn, A B C A B C.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WORK = ROOT / "target/peers"
+READINGS = WORK / "readings.jsonl"
 HF = [str(ROOT / "target/oracle-venv/bin/python")]
 VLLM = [str(ROOT / "target/vllm-venv/bin/python")]
 TOPSPIN = [str(ROOT / "target/release/topspin"), "-q", "bench"]
@@ -37,12 +38,13 @@ COMMANDS = {
     }),
     "generate-64": ("new_tokens_per_s", {
         "Topspin": [*TOPSPIN, "generate", "--tokens", WORK / "128.json", "--dtype", "bf16", "--json"],
-        "transformers": [*HF, HERE / "transformers_generate.py", "--tokens", WORK / "128.json"],
+        "transformers": [*HF, HERE / "transformers_generate.py", "--tokens", WORK / "128.json", "--attention", "eager"],
         "vLLM": [*VLLM, HERE / "vllm_generate.py", "--tokens", WORK / "128.json"],
     }),
     "generate-1": ("new_tokens_per_s", {
         "Topspin": [*TOPSPIN, "generate", "--tokens", WORK / "128.json", "--dtype", "bf16", "--sequences", "1", "--json"],
-        "transformers": [*HF, HERE / "transformers_generate.py", "--tokens", WORK / "128.json", "--sequences", "1"],
+        "transformers": [*HF, HERE / "transformers_generate.py", "--tokens", WORK / "128.json", "--sequences", "1",
+                         "--attention", "sdpa"],
         "vLLM": [*VLLM, HERE / "vllm_generate.py", "--tokens", WORK / "128.json", "--sequences", "1"],
     }),
     "iteration": ("seconds", {
@@ -67,7 +69,7 @@ UNITS = {"pairs_per_s": "pairs/s", "new_tokens_per_s": "new tokens/s", "seconds"
 
 
 def measure(work, program, flags):
-    """One reading of one program, kept in readings.jsonl as soon as it is there."""
+    """One reading of one program, kept as soon as it is there."""
     threads = ["--model", flags.model, "--threads", str(len(flags.cores))]
     command = [str(part) for part in [*COMMANDS[work][1][program], *threads]]
     child = subprocess.run(
@@ -76,14 +78,34 @@ def measure(work, program, flags):
     if child.returncode != 0:
         sys.exit(f"{work}: {program} ended with {child.returncode}: {' '.join(command)}")
     reading = json.loads(child.stdout.splitlines()[-1])
-    with open(WORK / "readings.jsonl", "a") as readings:
-        readings.write(json.dumps({"work": work, "program": program, **reading}) + "\n")
+    with open(READINGS, "a") as readings:
+        readings.write(json.dumps({**reading, "work": work, "program": program}) + "\n")
     print(f"  {work:<14} {program:<13} {reading.get(COMMANDS[work][0], '')}", file=sys.stderr, flush=True)
-    return reading
+
+
+def kept():
+    """All readings, by work and program."""
+    runs = {work: {program: [] for program in programs} for work, (_, programs) in COMMANDS.items()}
+    for line in READINGS.read_text().splitlines() if READINGS.exists() else ():
+        reading = json.loads(line)
+        runs[reading["work"]][reading["program"]].append(reading)
+    return runs
+
+
+def forget(work):
+    """Drops the readings of a work, which is measured anew."""
+    readings = [reading for other, programs in kept().items() if other != work for of in programs.values() for reading in of]
+    READINGS.write_text("".join(json.dumps(reading) + "\n" for reading in readings))
 
 
 def spread(values, places=2):
     return f"{statistics.median(values):.{places}f} [{min(values):.{places}f}, {max(values):.{places}f}]"
+
+
+def ratio(a, b):
+    """Of the medians, and round by round the least and most."""
+    by_round = [x / y for x, y in zip(a, b)]
+    return f"{statistics.median(a) / statistics.median(b):.2f} [{min(by_round):.2f}, {max(by_round):.2f}]"
 
 
 def mebibytes(readings):
@@ -97,14 +119,14 @@ def table(work, runs):
     yield "|---|---|---|---|---|---|---|"
     own = runs["Topspin"]
     for program, readings in runs.items():
-        ratio = memory = mfu = share = ""
+        multiple = memory = mfu = share = ""
         if program == "Topspin":
             mfu, share = (spread([100 * reading[name] for reading in own], 0) + " %" for name in ("mfu", "peak_share"))
         else:
-            ratio = spread([a[key] / b[key] for a, b in zip(own, readings)])
-            memory = spread([a["peak_rss_bytes"] / b["peak_rss_bytes"] for a, b in zip(own, readings)])
+            multiple = ratio(*([reading[key] for reading in of] for of in (own, readings)))
+            memory = ratio(*([reading["peak_rss_bytes"] for reading in of] for of in (own, readings)))
         rates = spread([reading[key] for reading in readings], 1 if key == "new_tokens_per_s" else 3)
-        yield f"| {program} | {rates} | {ratio} | {mebibytes(readings)} | {memory} | {mfu} | {share} |"
+        yield f"| {program} | {rates} | {multiple} | {mebibytes(readings)} | {memory} | {mfu} | {share} |"
 
 
 def iteration_table(runs):
@@ -120,9 +142,9 @@ def iteration_table(runs):
     yield "|---|---|---|---|---|---|---|"
     for pipeline, rows in pipelines.items():
         parts = [spread([row[at] for row in rows], 1) for at in range(4)]
-        ratio = "" if pipeline == "Topspin" else spread([b[3] / a[3] for a, b in zip(pipelines["Topspin"], rows)])
+        multiple = "" if pipeline == "Topspin" else ratio(*([row[3] for row in of] for of in (rows, pipelines["Topspin"])))
         tokens = spread([row[4] for row in rows], 0)
-        yield f"| {pipeline} | {' | '.join(parts)} | {ratio} | {tokens} |"
+        yield f"| {pipeline} | {' | '.join(parts)} | {multiple} | {tokens} |"
     yield ""
     yield f"Peak MiB: Topspin {mebibytes(own)}, transformers {mebibytes(runs['transformers'])}, vLLM {mebibytes(runs['vLLM'])}, TRL {mebibytes(trl)}."
     yield "TRL trains once a round, on the responses of transformers, and counts for both pipelines. Topspin's opponent's"
@@ -138,17 +160,31 @@ def machine(cores):
     return f"{name} ({', '.join(features)}), {len(cores)} cores of a shared host, {memory:.0f} GiB"
 
 
-def results(rounds, flags, versions):
+def versions(runs):
+    """Of the libraries of all readings; vLLM's CPU build stands beside a torch of its own."""
+    found = {}
+    for programs in runs.values():
+        for program, readings in programs.items():
+            own = {"torch": "torch (vLLM)"} if program == "vLLM" else {}
+            for reading in readings:
+                found |= {own.get(name, name): version for name, version in reading.get("versions", {}).items()}
+    return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
+
+
+def results(all_runs, cores):
     yield "# Beside what a user would run instead"
     yield ""
     yield "Written by `benches/peers/compare.sh`; README.md beside this file says what each program does and with which settings."
     yield ""
-    yield f"- {datetime.date.today()}, {machine(flags.cores)}"
-    yield f"- SmolLM2-135M-Instruct; {', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}"
-    yield "- medians [least, most] of the rounds; ratios are taken within rounds; memory is the largest resident set"
+    yield f"- {datetime.date.today()}, {machine(cores)}"
+    yield f"- SmolLM2-135M-Instruct; {versions(all_runs)}"
+    yield "- medians [least, most] of the rounds; ratios are those of the medians [least, most within a round]; memory is the largest resident set"
     yield "- MFU: arithmetic done, over what the same matrix products alone reach in the same run"
-    for work, runs in rounds.items():
-        yield from ("", f"## {TITLES[work]}", "", f"{len(runs['Topspin'])} rounds.", "")
+    for work, runs in all_runs.items():
+        count = min(map(len, runs.values()))
+        if count == 0:
+            continue
+        yield from ("", f"## {TITLES[work]}", "", "One round." if count == 1 else f"{count} rounds.", "")
         yield from iteration_table(runs) if work == "iteration" else table(work, runs)
 
 
@@ -156,23 +192,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "target/models/smollm2-hf")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help="some of the works, separated by commas; the iteration needs compare.sh's --data")
+    parser.add_argument("--only", help="some of the works, separated by commas; the others keep their readings")
     parser.add_argument("--cores", default="0,1", help="processors to run on, as in `0,1`")
     flags = parser.parse_args()
     flags.cores = {int(core) for core in flags.cores.split(",")}
     works = flags.only.split(",") if flags.only else list(COMMANDS)
 
-    rounds, versions = {}, {}
     for work in works:
-        runs = rounds[work] = {program: [] for program in COMMANDS[work][1]}
+        forget(work)
         for _ in range(flags.rounds):
-            for program, readings in runs.items():
-                reading = measure(work, program, flags)
-                # vLLM's CPU build stands beside a torch of its own.
-                own = {"torch": "torch (vLLM)"} if program == "vLLM" else {}
-                versions |= {own.get(name, name): version for name, version in reading.get("versions", {}).items()}
-                readings.append(reading)
-            (HERE / "RESULTS.md").write_text("\n".join(results(rounds, flags, versions)) + "\n")
+            for program in COMMANDS[work][1]:
+                measure(work, program, flags)
+            (HERE / "RESULTS.md").write_text("\n".join(results(kept(), flags.cores)) + "\n")
 
 
 if __name__ == "__main__":
