@@ -94,8 +94,9 @@ proptest! {
                 cpu.attention_backward(
                     precision, all_mut(&mut dqkv), all(&dout), all(&out), all(&qkv), all(&lse), &spans, heads,
                 );
-                // In bf16 probabilities and gradients of scores are rounded as well: 2^-9 of each term.
-                let bound = if precision == Precision::F32 { 1e-4 } else { 4e-3 };
+                // In bf16 probabilities and gradients of scores are rounded as well, 2^-9 of each term, and the terms of a
+                // sum may cancel to a tenth of their size.
+                let bound = if precision == Precision::F32 { 1e-4 } else { 2e-2 };
                 prop_assert!(error(&dqkv, &d_expected) < bound);
             }
         }
