@@ -225,14 +225,12 @@ impl<D: Device> Trainer<D> {
             return Err(TrainError::NoExamples { step: self.steps() + 1 });
         }
         trees.iter().try_for_each(|tree| tree.check(self.decoder.config()))?;
-        let all = self.grads.len();
-        self.decoder.device().zero(self.grads.head_mut(all));
         let mut throughput = Throughput::default();
-        for packed in pack(trees, self.settings.batch_tokens) {
+        for (at, packed) in pack(trees, self.settings.batch_tokens).into_iter().enumerate() {
             let logprobs = self.decoder.logprobs(&packed.batch, &mut self.tape);
             let mut dlogp = vec![0.0; logprobs.len()];
             cost(&packed, &logprobs, &mut dlogp);
-            self.decoder.backward(&packed.batch, &mut self.tape, &dlogp, &mut self.grads);
+            self.decoder.backward(&packed.batch, &mut self.tape, &dlogp, &mut self.grads, at > 0);
             throughput.tokens += packed.batch.rows() as u64;
             throughput.flops.0 += Flops::forward_and_backward(self.decoder.config(), &packed.batch).0;
         }

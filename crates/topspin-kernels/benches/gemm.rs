@@ -52,7 +52,7 @@ fn products(criterion: &mut Criterion) {
             });
             group("backward_weight", &training, &mut |m| {
                 let (dy, x) = (&dy[..m * n], &x[..m * k]);
-                linear_backward_weight(black_box(&mut dw), black_box(dy), black_box(x), &in_training);
+                linear_backward_weight(black_box(&mut dw), black_box(dy), black_box(x), &in_training, true);
             });
         }
     }

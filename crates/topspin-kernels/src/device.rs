@@ -242,13 +242,14 @@ pub trait Device: Send + Sync {
         weight: &Self::Weight,
         accumulate: bool,
     );
-    /// `dw[n,k] += dy[T,n]ᵀ · x[T,k]`.
+    /// `dw[n,k] = dy[T,n]ᵀ · x[T,k]`, or `+=` when `accumulate`.
     fn linear_backward_weight(
         &self,
         dw: Out<Self::Buffer>,
         dy: In<Self::Buffer>,
         x: In<Self::Buffer>,
         weight: &Self::Weight,
+        accumulate: bool,
     );
 
     /// Rotates queries and keys of `qkv[T,H*C|G*C|G*C]` in place by their position (Su et al., arXiv 2104.09864).

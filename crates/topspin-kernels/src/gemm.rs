@@ -128,15 +128,16 @@ pub fn linear_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], weight: &Wei
     product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, accumulate);
 }
 
-/// `dw[n,k] += dy[m,n]ᵀ · x[m,k]`: sums over the rows.
+/// `dw[n,k] = dy[m,n]ᵀ · x[m,k]`, sums over the rows, or `+=` when `accumulate`.
 ///
 /// # Panics
 /// If the lengths of `dw`, `dy` and `x` do not fit the weights or each other.
-pub fn linear_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], weight: &Weight) {
+pub fn linear_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], weight: &Weight, accumulate: bool) {
     let Weight { level, precision, n, k, .. } = *weight;
     let m = row_count(x, k);
     assert_eq!(dy.len(), m * n, "gradient of {m} rows of {n}");
-    product(level, precision, dw, Operand::columns(dy, n, m), Panels::Plain(Operand::columns(x, k, m)), k, true);
+    let panels = Panels::Plain(Operand::columns(x, k, m));
+    product(level, precision, dw, Operand::columns(dy, n, m), panels, k, accumulate);
 }
 
 /// Number of rows of `width` in `matrix`.

@@ -186,9 +186,12 @@ impl<D: Device> Device for Timed<D> {
         dy: In<Self::Buffer>,
         x: In<Self::Buffer>,
         weight: &Self::Weight,
+        accumulate: bool,
     ) {
         self.count(weight.n, weight.k, dy.range.len() / weight.n);
-        self.time("linear_backward_weight", |device| device.linear_backward_weight(dw, dy, x, &weight.weight))
+        self.time("linear_backward_weight", |device| {
+            device.linear_backward_weight(dw, dy, x, &weight.weight, accumulate)
+        })
     }
 
     fn rope_forward(&self, qkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape) {

@@ -72,8 +72,9 @@ fn check_all(m: usize, n: usize, k: usize, seed: u64, accumulate: bool) {
                 check(&what("input"), &dx, before, [m, k, n], |i, d| dys[i * n + d], |j, d| ws[d * k + j]);
 
                 let mut dw = dw0.clone();
-                linear_backward_weight(&mut dw, &dy, &x, &weight);
-                check(&what("weight"), &dw, Some(&dw0), [n, k, m], |i, d| dys[d * n + i], |j, d| xs[d * k + j]);
+                linear_backward_weight(&mut dw, &dy, &x, &weight, accumulate);
+                let before = accumulate.then_some(&dw0[..]);
+                check(&what("weight"), &dw, before, [n, k, m], |i, d| dys[d * n + i], |j, d| xs[d * k + j]);
             }
         }
     }
@@ -101,7 +102,7 @@ fn check_invariance(m: usize, n: usize, k: usize, seed: u64, levels: &[Level]) {
             };
             let gradient = || {
                 let mut dw = random(n * k, seed + 3);
-                linear_backward_weight(&mut dw, &dy, &x, &in_training);
+                linear_backward_weight(&mut dw, &dy, &x, &in_training, true);
                 dw
             };
             let (y, dx, dw) = pools[0].install(|| (forward(&x, m), backward(&dy, m), gradient()));
@@ -164,7 +165,7 @@ fn bf16_is_the_same_bits_at_every_level() {
             let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
             linear_forward(&mut y, &x, &w, &weight, false);
             linear_backward_input(&mut dx, &dy, &w, &weight, false);
-            linear_backward_weight(&mut dw, &dy, &x, &weight);
+            linear_backward_weight(&mut dw, &dy, &x, &weight, true);
             [y, dx, dw].map(|result| bits(&result))
         };
         for level in Level::available() {

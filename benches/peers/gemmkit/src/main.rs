@@ -59,7 +59,7 @@ fn rates(k: usize, n: usize, parallelism: Parallelism) {
             gemm(1.0, dy, w, 0.0, MatMut::from_row_major(&mut dx, m, k), parallelism);
         });
         let mut own = dw.clone();
-        add(&mut || linear_backward_weight(&mut own, &dy, &x, &weight), &mut || {
+        add(&mut || linear_backward_weight(&mut own, &dy, &x, &weight, true), &mut || {
             let (dy, x) = (MatRef::new(&dy, n, m, 1, n as isize), MatRef::from_row_major(&x, m, k));
             gemm(1.0, dy, x, 1.0, MatMut::from_row_major(&mut dw, n, k), parallelism);
         });

@@ -42,7 +42,7 @@ impl FullRows {
     fn backward(&mut self, prompt: &[u32], response: &[u32], d: f64, grads: &mut Vec<f32>) {
         let batch = full_row(prompt, response);
         self.decoder.logprobs(&batch, &mut self.tape);
-        self.decoder.backward(&batch, &mut self.tape, &vec![d as f32; response.len()], grads);
+        self.decoder.backward(&batch, &mut self.tape, &vec![d as f32; response.len()], grads, true);
     }
 
     fn log_ratio(&mut self, prompt: &[u32], response: &Response) -> f64 {

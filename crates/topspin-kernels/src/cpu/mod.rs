@@ -154,8 +154,15 @@ impl Device for Cpu {
         gemm::linear_backward_input(dx.get(), dy.get(), w.get(), weight, accumulate);
     }
 
-    fn linear_backward_weight(&self, dw: Out<Memory>, dy: In<Memory>, x: In<Memory>, weight: &Weight) {
-        gemm::linear_backward_weight(dw.get(), dy.get(), x.get(), weight);
+    fn linear_backward_weight(
+        &self,
+        dw: Out<Memory>,
+        dy: In<Memory>,
+        x: In<Memory>,
+        weight: &Weight,
+        accumulate: bool,
+    ) {
+        gemm::linear_backward_weight(dw.get(), dy.get(), x.get(), weight, accumulate);
     }
 
     fn rope_forward(&self, qkv: Out<Memory>, table: In<Memory>, positions: &[u32], heads: HeadShape) {

@@ -292,10 +292,13 @@ mod x86 {
 
     use super::super::lanes::LANES;
     use super::{Operand, for_each_group};
-    use crate::simd::Level;
+    use crate::simd::{Level, prefetch};
 
     /// Width of the narrowest tiles that whole vectors pay for.
     pub(super) const NARROWEST: usize = 8;
+    /// Steps of columns that are asked for before their turn: of a matrix in memory they lie a row apart, which the
+    /// processor does not foresee.
+    const AHEAD: usize = 32;
 
     /// [`super::interleave`] in bf16, for widths from [`NARROWEST`] on.
     pub(super) fn interleave(
@@ -354,7 +357,10 @@ mod x86 {
             true => load(&from.data[row * from.lines..][lines.clone()]),
             false => _mm512_setzero_ps(),
         };
+        let fetch = |row: usize| prefetch(from.data.as_ptr().wrapping_add(row * from.lines + lines.start));
         for (to, step) in to.iter_mut().zip(steps) {
+            fetch(2 * (step + AHEAD));
+            fetch(2 * (step + AHEAD) + 1);
             store(to, _mm512_permutexvar_epi16(order, round(row(2 * step), row(2 * step + 1))));
         }
     }

@@ -119,7 +119,7 @@ fn measure(device: &Cpu, precision: Precision, n: usize, k: usize, m: usize) -> 
         device.linear_forward(y.head_mut(m * n), x.head(m * k), w.head(n * k), &weight, false);
     });
     let weight_gradient = clock(&mut || {
-        device.linear_backward_weight(dw.head_mut(n * k), y.head(m * n), x.head(m * k), &weight);
+        device.linear_backward_weight(dw.head_mut(n * k), y.head(m * n), x.head(m * k), &weight, true);
     });
     let input_gradient = clock(&mut || {
         device.linear_backward_input(x.head_mut(m * k), y.head(m * n), w.head(n * k), &weight, false);
