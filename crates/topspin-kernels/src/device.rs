@@ -290,10 +290,11 @@ pub trait Device: Send + Sync {
 
     /// `y[T,F] = silu(gate) * up`, `gate_up[T,F|F]` (Shazeer, arXiv 2002.05202).
     fn swiglu_forward(&self, y: Out<Self::Buffer>, gate_up: In<Self::Buffer>, width: usize);
-    /// `dgate_up[T,F|F] = ..`.
+    /// `dgate_up[T, F|F]` from `dy[T,F]`, and the forward's `y[T,F]`, which need not be kept for it.
     fn swiglu_backward(
         &self,
         dgate_up: Out<Self::Buffer>,
+        y: Out<Self::Buffer>,
         dy: In<Self::Buffer>,
         gate_up: In<Self::Buffer>,
         width: usize,

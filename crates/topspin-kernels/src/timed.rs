@@ -245,11 +245,12 @@ impl<D: Device> Device for Timed<D> {
     fn swiglu_backward(
         &self,
         dgate_up: Out<Self::Buffer>,
+        y: Out<Self::Buffer>,
         dy: In<Self::Buffer>,
         gate_up: In<Self::Buffer>,
         width: usize,
     ) {
-        self.time("swiglu_backward", |device| device.swiglu_backward(dgate_up, dy, gate_up, width))
+        self.time("swiglu_backward", |device| device.swiglu_backward(dgate_up, y, dy, gate_up, width))
     }
 
     fn logprob_forward(

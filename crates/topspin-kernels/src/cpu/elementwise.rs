@@ -1,7 +1,7 @@
 //! SwiGLU and rotary positions: one row at a time, every element by itself.
 
 use super::math::sigmoid;
-use super::parallel::for_rows;
+use super::parallel::{for_rows, for_rows2};
 use crate::device::HeadShape;
 use crate::multiversion;
 use crate::simd::Level;
@@ -21,24 +21,25 @@ pub fn swiglu_forward(level: Level, y: &mut [f32], gate_up: &[f32], width: usize
     });
 }
 
-/// `dgate_up[T, F|F]` from `dy[T,F]`.
-pub fn swiglu_backward(level: Level, dgate_up: &mut [f32], dy: &[f32], gate_up: &[f32], width: usize) {
+/// `dgate_up[T, F|F]` from `dy[T,F]`, and the forward's `y[T,F]` once more.
+pub fn swiglu_backward(level: Level, dgate_up: &mut [f32], y: &mut [f32], dy: &[f32], gate_up: &[f32], width: usize) {
     multiversion! {
-        fn row(math, dgate: &mut [f32], dup: &mut [f32], dy: &[f32], gate: &[f32], up: &[f32]) {
+        fn row(math, dgate: &mut [f32], dup: &mut [f32], y: &mut [f32], dy: &[f32], gate: &[f32], up: &[f32]) {
             let n = dy.len();
-            let (dgate, dup, gate, up) = (&mut dgate[..n], &mut dup[..n], &gate[..n], &up[..n]);
+            let (dgate, dup, y, gate, up) = (&mut dgate[..n], &mut dup[..n], &mut y[..n], &gate[..n], &up[..n]);
             for i in 0..n {
                 let s = sigmoid(math, gate[i]);
                 let silu = gate[i] * s;
+                y[i] = silu * up[i];
                 dup[i] = dy[i] * silu;
                 dgate[i] = dy[i] * up[i] * math.mul_add(silu, 1.0 - s, s);
             }
         }
     }
-    for_rows(dgate_up, 2 * width, |t, dgate_up| {
+    for_rows2(dgate_up, 2 * width, y, width, |t, dgate_up, y| {
         let (dgate, dup) = dgate_up.split_at_mut(width);
         let (gate, up) = gate_up[t * 2 * width..][..2 * width].split_at(width);
-        row(level, dgate, dup, &dy[t * width..][..width], gate, up);
+        row(level, dgate, dup, y, &dy[t * width..][..width], gate, up);
     });
 }
 

@@ -212,8 +212,15 @@ impl Device for Cpu {
         elementwise::swiglu_forward(self.level, y.get(), gate_up.get(), width);
     }
 
-    fn swiglu_backward(&self, dgate_up: Out<Memory>, dy: In<Memory>, gate_up: In<Memory>, width: usize) {
-        elementwise::swiglu_backward(self.level, dgate_up.get(), dy.get(), gate_up.get(), width);
+    fn swiglu_backward(
+        &self,
+        dgate_up: Out<Memory>,
+        y: Out<Memory>,
+        dy: In<Memory>,
+        gate_up: In<Memory>,
+        width: usize,
+    ) {
+        elementwise::swiglu_backward(self.level, dgate_up.get(), y.get(), dy.get(), gate_up.get(), width);
     }
 
     fn logprob_forward(&self, logp: Out<Memory>, lse: Out<Memory>, logits: In<Memory>, targets: &[u32]) {

@@ -66,7 +66,9 @@ proptest! {
             cpu.swiglu_forward(all_mut(&mut y), all(&gate_up), width);
             prop_assert!(error(&y, &expected) < 1e-5);
             let mut dgate_up = vec![9.0; gate_up.len()];
-            cpu.swiglu_backward(all_mut(&mut dgate_up), all(&dy), all(&gate_up), width);
+            let mut y_again = vec![9.0; dy.len()];
+            cpu.swiglu_backward(all_mut(&mut dgate_up), all_mut(&mut y_again), all(&dy), all(&gate_up), width);
+            prop_assert_eq!(&y_again, &y);
             prop_assert!(error(&dgate_up, &d_expected) < 1e-5);
         }
     }

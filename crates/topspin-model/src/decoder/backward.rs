@@ -100,18 +100,12 @@ impl<D: Device> Decoder<D> {
         let (x, _, saved, scratch) = tape.layer_mut(layer);
 
         // SwiGLU block. Its product and both normed inputs are cheaper to compute again than to keep.
-        device.swiglu_forward(scratch.act.head_mut(t * f), saved.gate_up.head(t * 2 * f), f);
         let dx = || acts.x.head(t * d);
-        device.linear_backward_weight(
-            grads.part_mut(ranges.down.clone()),
-            dx(),
-            scratch.act.head(t * f),
-            &weights.down,
-            accumulate,
-        );
         device.linear_backward_input(acts.act.head_mut(t * f), dx(), part(&ranges.down), &weights.down, false);
-        let dgate_up = acts.gate_up.head_mut(t * 2 * f);
-        device.swiglu_backward(dgate_up, acts.act.head(t * f), saved.gate_up.head(t * 2 * f), f);
+        let (dgate_up, act) = (acts.gate_up.head_mut(t * 2 * f), &mut scratch.act);
+        device.swiglu_backward(dgate_up, act.head_mut(t * f), acts.act.head(t * f), saved.gate_up.head(t * 2 * f), f);
+        let dw = grads.part_mut(ranges.down.clone());
+        device.linear_backward_weight(dw, dx(), act.head(t * f), &weights.down, accumulate);
         let (normed, mid, eps) = (&mut scratch.normed, &saved.mid, config.rms_norm_eps);
         let rstd = saved.rstd_mlp.head_mut(t);
         device.rmsnorm_forward(normed.head_mut(t * d), rstd, mid.head(t * d), part(&ranges.mlp_norm), eps);
