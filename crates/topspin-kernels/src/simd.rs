@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use crate::bf16::widen;
+use crate::bf16::{pair, widen};
 
 /// A set of vector instructions. Levels of one architecture are ordered: each has all of the lower ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -178,6 +178,25 @@ pub trait Arithmetic: Copy {
     /// `c + a_odd * b_odd + a_even * b_even` in each lane, from left to right. Where the processor does this in one
     /// instruction ([`Level::Avx512Bf16`]), denormals count as zero; apart from them all levels have the same bits.
     fn dot_pairs(self, a: Self::Pairs, b: Self::Pairs, c: Self::Lanes) -> Self::Lanes;
+
+    /// 16 pairs of neighbours, rounded to bf16. [`Level::Avx512Bf16`] takes denormals for zero here too.
+    #[inline(always)]
+    fn pair_neighbours(self, x: &[f32; 32]) -> [u32; 16] {
+        let mut pairs = [0; 16];
+        for at in 0..16 {
+            pairs[at] = pair(x[2 * at], x[2 * at + 1]);
+        }
+        pairs
+    }
+    /// 16 pairs of one number from each array, rounded to bf16 in the same way.
+    #[inline(always)]
+    fn pair_rows(self, even: &[f32; 16], odd: &[f32; 16]) -> [u32; 16] {
+        let mut pairs = [0; 16];
+        for at in 0..16 {
+            pairs[at] = pair(even[at], odd[at]);
+        }
+        pairs
+    }
 }
 
 /// [`Arithmetic`] with fused multiply-add, for architectures whose baseline has it.
@@ -492,6 +511,41 @@ mod x86 {
                 let [a, b] = [a, b].map(|pairs| std::mem::transmute::<__m512i, __m512bh>(pairs));
                 _mm512_dpbf16_ps(c, a, b)
             }
+        }
+
+        #[inline(always)]
+        fn pair_neighbours(self, x: &[f32; 32]) -> [u32; 16] {
+            let mut pairs = [0; 16];
+            // SAFETY: `self` proves AVX-512 BF16; both halves of `x` and the pairs are as long as a vector.
+            unsafe {
+                let [low, high] = [0, 16].map(|at| _mm512_loadu_ps(x.as_ptr().add(at)));
+                let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_si512(pairs.as_mut_ptr().cast(), halves);
+            }
+            pairs
+        }
+
+        #[inline(always)]
+        fn pair_rows(self, even: &[f32; 16], odd: &[f32; 16]) -> [u32; 16] {
+            // Halves of a pair: first the 16 of `even`, then those of `odd`.
+            const ORDER: [u16; 32] = {
+                let mut order = [0; 32];
+                let mut at = 0;
+                while at < 32 {
+                    order[at] = (at / 2 + at % 2 * 16) as u16;
+                    at += 1;
+                }
+                order
+            };
+            let mut pairs = [0; 16];
+            // SAFETY: `self` proves AVX-512 BF16 and BW; all arrays are as long as a vector.
+            unsafe {
+                let halves = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(odd.as_ptr()), _mm512_loadu_ps(even.as_ptr()));
+                let halves = std::mem::transmute::<__m512bh, __m512i>(halves);
+                let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+                _mm512_storeu_si512(pairs.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, halves));
+            }
+            pairs
         }
     }
 }

@@ -25,6 +25,10 @@ pub trait Format: Copy + Send + Sync {
 
     /// The part of a key, or of a query, that holds these channels. Missing ones are 0.
     fn key(channels: &[f32]) -> Self::Key;
+    /// 16 neighbouring parts, from their channels.
+    fn keys<M: Arithmetic>(math: M, channels: &[f32]) -> [Self::Key; LANES];
+    /// 16 parts that run along rows: each holds the same channel of some neighbouring rows, at most two.
+    fn rows<M: Arithmetic>(math: M, first: &[f32; LANES], second: &[f32; LANES]) -> [Self::Key; LANES];
     /// A channel of a value.
     fn value(x: f32) -> Self::Value;
     /// From memory.
@@ -72,6 +76,16 @@ impl Format for F32 {
     }
 
     #[inline(always)]
+    fn keys<M: Arithmetic>(_math: M, channels: &[f32]) -> [f32; LANES] {
+        channels.try_into().expect("16 channels")
+    }
+
+    #[inline(always)]
+    fn rows<M: Arithmetic>(_math: M, first: &[f32; LANES], _second: &[f32; LANES]) -> [f32; LANES] {
+        *first
+    }
+
+    #[inline(always)]
     fn value(x: f32) -> f32 {
         x
     }
@@ -114,6 +128,16 @@ impl Format for Bf16 {
     #[inline(always)]
     fn key(channels: &[f32]) -> u32 {
         bf16::pair(channels[0], channels.get(1).copied().unwrap_or(0.0))
+    }
+
+    #[inline(always)]
+    fn keys<M: Arithmetic>(math: M, channels: &[f32]) -> [u32; LANES] {
+        math.pair_neighbours(channels.try_into().expect("32 channels"))
+    }
+
+    #[inline(always)]
+    fn rows<M: Arithmetic>(math: M, first: &[f32; LANES], second: &[f32; LANES]) -> [u32; LANES] {
+        math.pair_rows(first, second)
     }
 
     #[inline(always)]
@@ -247,9 +271,9 @@ impl<F: Format> Store<F> {
 
 multiversion! {
     /// Puts each row's first `c` numbers into its slot's lane of a blocked table, see [`put_key`].
-    fn put_keys<F: Format>(_math, blocks: &mut [F::Key], rows: &[f32], width: usize, slots: &[u32], c: usize) {
+    fn put_keys<F: Format>(math, blocks: &mut [F::Key], rows: &[f32], width: usize, slots: &[u32], c: usize) {
         for (at, &slot) in slots.iter().enumerate() {
-            put_key::<F>(blocks, slot as usize, &rows[at * width..][..c]);
+            put_key::<F>(math, blocks, slot as usize, &rows[at * width..][..c]);
         }
     }
 }
@@ -268,18 +292,36 @@ multiversion! {
 
 /// Puts one vector into its lane of a blocked table `[slot / 16][part][16]`.
 #[inline(always)]
-pub fn put_key<F: Format>(blocks: &mut [F::Key], slot: usize, key: &[f32]) {
+pub fn put_key<F: Format>(math: impl Arithmetic, blocks: &mut [F::Key], slot: usize, key: &[f32]) {
     let parts = parts::<F>(key.len());
-    let block = &mut blocks[slot / LANES * LANES * parts..][..LANES * parts];
-    for (lanes, channels) in block.as_chunks_mut::<LANES>().0.iter_mut().zip(key.chunks(F::CHANNELS)) {
-        lanes[slot % LANES] = F::key(channels);
-    }
+    let (block, lane) = (&mut blocks[slot / LANES * LANES * parts..][..LANES * parts], slot % LANES);
+    let mut at = 0;
+    for_parts::<F>(math, key, |some| {
+        for &part in some {
+            block[at * LANES + lane] = part;
+            at += 1;
+        }
+    });
 }
 
 /// A query in the parts that it is multiplied in.
 #[inline(always)]
-pub fn put_query<F: Format>(to: &mut [F::Key], query: &[f32]) {
-    for (to, channels) in to.iter_mut().zip(query.chunks(F::CHANNELS)) {
-        *to = F::key(channels);
+pub fn put_query<F: Format>(math: impl Arithmetic, to: &mut [F::Key], query: &[f32]) {
+    let mut at = 0;
+    for_parts::<F>(math, query, |some| {
+        to[at..][..some.len()].copy_from_slice(some);
+        at += some.len();
+    });
+}
+
+/// Calls `put` with the parts of a vector, some at a time.
+#[inline(always)]
+fn for_parts<F: Format>(math: impl Arithmetic, vector: &[f32], mut put: impl FnMut(&[F::Key])) {
+    let mut whole = vector.chunks_exact(LANES * F::CHANNELS);
+    for channels in &mut whole {
+        put(&F::keys(math, channels));
+    }
+    for channels in whole.remainder().chunks(F::CHANNELS) {
+        put(&[F::key(channels)]);
     }
 }

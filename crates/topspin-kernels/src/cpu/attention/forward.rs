@@ -104,7 +104,7 @@ multiversion! {
     ) {
         let parts = parts::<F>(c);
         for (query, to) in queries.chunks_exact(c).zip(scratch.queries.chunks_exact_mut(parts)) {
-            put_query::<F>(to, query);
+            put_query::<F>(math, to, query);
         }
         let Scratch { queries, scores } = scratch;
         for_groups!(lse.len(), |first, N| {
