@@ -42,13 +42,13 @@ fn products(criterion: &mut Criterion) {
             let all: Vec<_> = [1, 4, 16, 64, 512, 2048].into_iter().filter(|&m| m <= largest).collect();
             let training: Vec<_> = all.iter().copied().filter(|&m| m >= 512).collect();
             group("forward", &all, &mut |m| {
-                linear_forward(black_box(&mut y[..m * n]), black_box(&x[..m * k]), &w, &weight, false);
+                linear_forward(black_box(&mut y[..m * n]), black_box(&x[..m * k]), &w, &weight, None);
             });
             group("forward_in_training", &training, &mut |m| {
-                linear_forward(black_box(&mut y[..m * n]), black_box(&x[..m * k]), &w, &in_training, false);
+                linear_forward(black_box(&mut y[..m * n]), black_box(&x[..m * k]), &w, &in_training, None);
             });
             group("backward_input", &training, &mut |m| {
-                linear_backward_input(black_box(&mut dx[..m * k]), black_box(&dy[..m * n]), &w, &in_training, false);
+                linear_backward_input(black_box(&mut dx[..m * k]), black_box(&dy[..m * n]), &w, &in_training);
             });
             group("backward_weight", &training, &mut |m| {
                 let (dy, x) = (&dy[..m * n], &x[..m * k]);

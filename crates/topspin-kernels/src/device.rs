@@ -185,8 +185,6 @@ pub trait Device: Send + Sync {
     fn read(&self, from: In<Self::Buffer>, to: &mut [f32]);
     /// The elements for the host to look at: borrowed from a device that shares the host's memory, else copied.
     fn host<'a>(&self, from: In<'a, Self::Buffer>) -> Cow<'a, [f32]>;
-    /// `to = from`, same length.
-    fn copy(&self, to: Out<Self::Buffer>, from: In<Self::Buffer>);
     /// Sets all elements to zero.
     fn zero(&self, to: Out<Self::Buffer>);
 
@@ -224,23 +222,22 @@ pub trait Device: Send + Sync {
     fn weight(&self, precision: Precision, w: In<Self::Buffer>, n: usize, k: usize, for_use: Use) -> Self::Weight;
     /// The same after `w` changed.
     fn weight_update(&self, weight: &mut Self::Weight, w: In<Self::Buffer>);
-    /// `y[T,n] = x[T,k] · wᵀ`, or `+=` when `accumulate`.
+    /// `y[T,n] = x[T,k] · wᵀ`, plus `residual[T,n]` if there is one.
     fn linear_forward(
         &self,
         y: Out<Self::Buffer>,
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
         weight: &Self::Weight,
-        accumulate: bool,
+        residual: Option<In<Self::Buffer>>,
     );
-    /// `dx[T,k] = dy[T,n] · w`, or `+=` when `accumulate`.
+    /// `dx[T,k] = dy[T,n] · w`.
     fn linear_backward_input(
         &self,
         dx: Out<Self::Buffer>,
         dy: In<Self::Buffer>,
         w: In<Self::Buffer>,
         weight: &Self::Weight,
-        accumulate: bool,
     );
     /// `dw[n,k] = dy[T,n]ᵀ · x[T,k]`, or `+=` when `accumulate`.
     fn linear_backward_weight(

@@ -28,7 +28,7 @@ use crate::device::Use;
 use crate::simd::Level;
 use lanes::LANES;
 use pack::{Operand, pack_panels, steps};
-use product::{Panels, product};
+use product::{Panels, Plus, product};
 
 /// What products are computed in. Sums and results are always `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,26 +106,27 @@ fn panels<'a>(packed: &'a Option<Vec<u32>>, plain: Operand<'a>) -> Panels<'a> {
     packed.as_deref().map_or(Panels::Plain(plain), Panels::Packed)
 }
 
-/// `y[m,n] = x[m,k] · wᵀ`, or `+=` when `accumulate`. `w` are the weights that `weight` was last updated with.
+/// `y[m,n] = x[m,k] · wᵀ`, plus `residual[m,n]` if there is one. `w` are the weights that `weight` was last updated with.
 ///
 /// # Panics
-/// If the lengths of `y`, `x` and `w` do not fit the weights or each other.
-pub fn linear_forward(y: &mut [f32], x: &[f32], w: &[f32], weight: &Weight, accumulate: bool) {
+/// If the lengths of `y`, `x`, `w` and `residual` do not fit the weights or each other.
+pub fn linear_forward(y: &mut [f32], x: &[f32], w: &[f32], weight: &Weight, residual: Option<&[f32]>) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
     let panels = panels(&weight.forward, Operand::rows(w, n, k));
-    product(level, precision, y, Operand::rows(x, row_count(x, k), k), panels, n, accumulate);
+    let plus = residual.map_or(Plus::Nothing, Plus::Matrix);
+    product(level, precision, y, Operand::rows(x, row_count(x, k), k), panels, n, plus);
 }
 
-/// `dx[m,k] = dy[m,n] · w`, or `+=` when `accumulate`.
+/// `dx[m,k] = dy[m,n] · w`.
 ///
 /// # Panics
 /// If the lengths of `dx`, `dy` and `w` do not fit the weights or each other.
-pub fn linear_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], weight: &Weight, accumulate: bool) {
+pub fn linear_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], weight: &Weight) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
     let panels = panels(&weight.backward, Operand::columns(w, k, n));
-    product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, accumulate);
+    product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, Plus::Nothing);
 }
 
 /// `dw[n,k] = dy[m,n]ᵀ · x[m,k]`, sums over the rows, or `+=` when `accumulate`.
@@ -137,7 +138,8 @@ pub fn linear_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], weight: &We
     let m = row_count(x, k);
     assert_eq!(dy.len(), m * n, "gradient of {m} rows of {n}");
     let panels = Panels::Plain(Operand::columns(x, k, m));
-    product(level, precision, dw, Operand::columns(dy, n, m), panels, k, accumulate);
+    let plus = if accumulate { Plus::Result } else { Plus::Nothing };
+    product(level, precision, dw, Operand::columns(dy, n, m), panels, k, plus);
 }
 
 /// Number of rows of `width` in `matrix`.

@@ -50,7 +50,7 @@ pub fn best_seconds<D: Device>(
             let len = product.rows * columns;
             let mut run = || {
                 let x = x.head(product.rows * depth);
-                device.linear_forward(y.head_mut(len), x, w.head(columns * depth), &weight, false);
+                device.linear_forward(y.head_mut(len), x, w.head(columns * depth), &weight, None);
                 // Reading a result waits for it where the device works on its own.
                 device.read(y.part(len - 1..len), &mut [0.0]);
             };

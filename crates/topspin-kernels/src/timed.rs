@@ -101,10 +101,6 @@ impl<D: Device> Device for Timed<D> {
         self.time("host", |device| device.host(from))
     }
 
-    fn copy(&self, to: Out<Self::Buffer>, from: In<Self::Buffer>) {
-        self.time("copy", |device| device.copy(to, from))
-    }
-
     fn zero(&self, to: Out<Self::Buffer>) {
         self.time("zero", |device| device.zero(to))
     }
@@ -162,10 +158,10 @@ impl<D: Device> Device for Timed<D> {
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
         weight: &Self::Weight,
-        accumulate: bool,
+        residual: Option<In<Self::Buffer>>,
     ) {
         self.count(y.range.len() / weight.n, weight.n, weight.k);
-        self.time("linear_forward", |device| device.linear_forward(y, x, w, &weight.weight, accumulate))
+        self.time("linear_forward", |device| device.linear_forward(y, x, w, &weight.weight, residual))
     }
 
     fn linear_backward_input(
@@ -174,10 +170,9 @@ impl<D: Device> Device for Timed<D> {
         dy: In<Self::Buffer>,
         w: In<Self::Buffer>,
         weight: &Self::Weight,
-        accumulate: bool,
     ) {
         self.count(dy.range.len() / weight.n, weight.k, weight.n);
-        self.time("linear_backward_input", |device| device.linear_backward_input(dx, dy, w, &weight.weight, accumulate))
+        self.time("linear_backward_input", |device| device.linear_backward_input(dx, dy, w, &weight.weight))
     }
 
     fn linear_backward_weight(

@@ -49,12 +49,12 @@ fn rates(k: usize, n: usize, parallelism: Parallelism) {
             row += &format!(" {ours:.1} / {theirs:.1} = {:.2} |", ours / theirs);
         };
         let mut own = y.clone();
-        add(&mut || linear_forward(&mut own, &x, &w, &weight, false), &mut || {
+        add(&mut || linear_forward(&mut own, &x, &w, &weight, None), &mut || {
             let (x, w) = (MatRef::from_row_major(&x, m, k), MatRef::new(&w, k, n, 1, k as isize));
             gemm(1.0, x, w, 0.0, MatMut::from_row_major(&mut y, m, n), parallelism);
         });
         let mut own = dx.clone();
-        add(&mut || linear_backward_input(&mut own, &dy, &w, &weight, false), &mut || {
+        add(&mut || linear_backward_input(&mut own, &dy, &w, &weight), &mut || {
             let (dy, w) = (MatRef::from_row_major(&dy, m, n), MatRef::from_row_major(&w, n, k));
             gemm(1.0, dy, w, 0.0, MatMut::from_row_major(&mut dx, m, k), parallelism);
         });

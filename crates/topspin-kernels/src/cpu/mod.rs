@@ -98,10 +98,6 @@ impl Device for Cpu {
         Cow::Borrowed(from.get())
     }
 
-    fn copy(&self, to: Out<Memory>, from: In<Memory>) {
-        to.get().copy_from_slice(from.get());
-    }
-
     fn zero(&self, to: Out<Memory>) {
         to.get().par_chunks_mut(parallel::GRAIN).for_each(|part| part.fill(0.0));
     }
@@ -146,12 +142,19 @@ impl Device for Cpu {
         weight.update(w.get());
     }
 
-    fn linear_forward(&self, y: Out<Memory>, x: In<Memory>, w: In<Memory>, weight: &Weight, accumulate: bool) {
-        gemm::linear_forward(y.get(), x.get(), w.get(), weight, accumulate);
+    fn linear_forward(
+        &self,
+        y: Out<Memory>,
+        x: In<Memory>,
+        w: In<Memory>,
+        weight: &Weight,
+        residual: Option<In<Memory>>,
+    ) {
+        gemm::linear_forward(y.get(), x.get(), w.get(), weight, residual.map(|residual| residual.get()));
     }
 
-    fn linear_backward_input(&self, dx: Out<Memory>, dy: In<Memory>, w: In<Memory>, weight: &Weight, accumulate: bool) {
-        gemm::linear_backward_input(dx.get(), dy.get(), w.get(), weight, accumulate);
+    fn linear_backward_input(&self, dx: Out<Memory>, dy: In<Memory>, w: In<Memory>, weight: &Weight) {
+        gemm::linear_backward_input(dx.get(), dy.get(), w.get(), weight);
     }
 
     fn linear_backward_weight(

@@ -42,7 +42,17 @@ thread_local! {
     static PANELS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
-/// `out[rows.lines, columns] = rows · panelsᵀ`, or `+=` when `accumulate`.
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(super) enum Plus<'a> {
+    Nothing,
+    /// What stands in the result.
+    Result,
+    /// A matrix of the result's shape.
+    Matrix(&'a [f32]),
+}
+
+/// `out[rows.lines, columns] = plus + rows · panelsᵀ`.
 pub(super) fn product(
     level: Level,
     precision: Precision,
@@ -50,20 +60,23 @@ pub(super) fn product(
     rows: Operand,
     panels: Panels,
     columns: usize,
-    accumulate: bool,
+    plus: Plus,
 ) {
     assert_eq!(out.len(), rows.lines * columns, "result of {} rows and {columns} columns", rows.lines);
+    if let Plus::Matrix(matrix) = plus {
+        assert_eq!(matrix.len(), out.len(), "a matrix of the result's shape");
+    }
     let kernel = Kernel::new(level, precision);
     let total = steps(precision, rows.depth);
     let blocks = total.div_ceil(BLOCK_STEPS);
     let block_steps = total.div_ceil(blocks.max(1));
     for block in 0..blocks {
         let steps = block * block_steps..total.min((block + 1) * block_steps);
-        let accumulate = accumulate || block > 0;
+        let plus = if block > 0 { Plus::Result } else { plus };
         let mut multiply = |panels: &[u32], stride: usize, part: Range<usize>| {
             let product =
                 Product { level, precision, kernel, rows, steps: steps.clone(), panels, stride, part, columns };
-            product.run(out, accumulate);
+            product.run(out, plus);
         };
         match panels {
             Panels::Packed(panels) => multiply(&panels[steps.start * LANES..], total * LANES, 0..columns),
@@ -81,8 +94,12 @@ pub(super) fn product(
             }
         }
     }
-    if blocks == 0 && !accumulate {
-        out.fill(0.0);
+    if blocks == 0 {
+        match plus {
+            Plus::Nothing => out.fill(0.0),
+            Plus::Result => {}
+            Plus::Matrix(matrix) => out.copy_from_slice(matrix),
+        }
     }
 }
 
@@ -94,9 +111,12 @@ fn grown(memory: &mut Vec<u32>, len: usize) -> &mut [u32] {
     &mut memory[..len]
 }
 
-/// A pointer into the result that tasks may share, since each writes its own part.
+/// The result and what it is added to. Tasks may share it, since each writes its own part.
 #[derive(Clone, Copy)]
-struct Shared(*mut f32);
+struct Shared {
+    out: *mut f32,
+    base: Option<*const f32>,
+}
 // SAFETY: `Product::run` gives each task rows and columns of its own.
 unsafe impl Sync for Shared {}
 
@@ -119,12 +139,18 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// Writes or adds its columns of `out`.
-    fn run(&self, out: &mut [f32], accumulate: bool) {
+    /// Writes its columns of `out`.
+    fn run(&self, out: &mut [f32], plus: Plus) {
         let (lines, panel_count) = (self.rows.lines, self.part.len().div_ceil(LANES));
         assert!(out.len() == lines * self.columns && self.part.end <= self.columns);
         assert!(self.panels.len() >= (panel_count - 1) * self.stride + self.steps.len() * LANES);
-        let out = Shared(out.as_mut_ptr());
+        let result = out.as_mut_ptr();
+        let base = match plus {
+            Plus::Nothing => None,
+            Plus::Result => Some(result.cast_const()),
+            Plus::Matrix(matrix) => Some(matrix.as_ptr()),
+        };
+        let out = Shared { out: result, base };
         let threads = rayon::current_num_threads();
         let tallest = self.kernel.tallest;
         let tiles = lines.div_ceil(tallest);
@@ -143,7 +169,7 @@ impl Product<'_> {
             let packed = grown(&mut memory, lines.len() * self.steps.len());
             pack_rows_here(self.level, self.precision, packed, self.rows, lines.clone(), self.steps.clone(), tallest);
             // SAFETY: no other task has these rows.
-            unsafe { self.multiply(out, packed, lines.start, 0..panel_count, accumulate) };
+            unsafe { self.multiply(out, packed, lines.start, 0..panel_count) };
             ROWS.set(memory);
         };
         if threads == 1 || lines * self.steps.len() * self.part.len() < SERIAL_WORK {
@@ -161,7 +187,7 @@ impl Product<'_> {
                 let [first, end] = [task, task + 1].map(|task| panel_count.min(task * pairs / tasks * 2));
                 if first < end {
                     // SAFETY: no other task has these columns.
-                    unsafe { self.multiply(out, packed, 0, first..end, accumulate) }
+                    unsafe { self.multiply(out, packed, 0, first..end) }
                 }
             });
             ROWS.set(memory);
@@ -172,8 +198,9 @@ impl Product<'_> {
     ///
     /// # Safety
     /// `out` must be the result that [`Product::run`] checked, and nobody else may touch these rows of these columns.
-    unsafe fn multiply(&self, out: Shared, packed: &[u32], first: usize, panels: Range<usize>, accumulate: bool) {
+    unsafe fn multiply(&self, out: Shared, packed: &[u32], first: usize, panels: Range<usize>) {
         let column = self.part.start + panels.start * LANES;
+        let at = first * self.columns + column;
         let count = self.steps.len();
         let block = Block {
             rows: packed.as_ptr(),
@@ -182,10 +209,11 @@ impl Product<'_> {
             panel_stride: self.stride,
             steps: count,
             // SAFETY: an element of `out`, as `run` has checked.
-            out: unsafe { out.0.add(first * self.columns + column) },
+            out: unsafe { out.out.add(at) },
+            // SAFETY: the same, in a matrix of its shape.
+            base: out.base.map(|base| unsafe { base.add(at) }),
             out_stride: self.columns,
             columns: self.part.end.min(self.part.start + panels.end * LANES) - column,
-            accumulate,
         };
         // SAFETY: the operands hold the block's lines and steps, as `run` has checked; the rest is the caller's promise.
         unsafe { self.kernel.run(&block) }

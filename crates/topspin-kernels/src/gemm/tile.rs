@@ -7,7 +7,7 @@ use super::lanes::{LANES, Multiply, Portable, Single, Sum, Vector, Widened};
 use super::pack::tile_rows;
 use crate::simd::{Fused, Level, Plain, prefetch};
 
-/// A part of a product: `out[rows, columns] (+)= rows · panelsᵀ` over the steps of one block.
+/// A part of a product: `out[rows, columns] = base + rows · panelsᵀ` over the steps of one block.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     /// Row tiles, packed one after the other.
@@ -22,12 +22,12 @@ pub(super) struct Block {
     pub steps: usize,
     /// The element of the first row and of column 0 of the first panel.
     pub out: *mut f32,
+    /// The same element of what to add to, `out` itself or another matrix of its shape.
+    pub base: Option<*const f32>,
     /// Elements from one row of `out` to the next.
     pub out_stride: usize,
     /// Number of columns, of which 16 belong to a panel and the rest to the last one.
     pub columns: usize,
-    /// Whether to add to `out` or to overwrite it.
-    pub accumulate: bool,
 }
 
 /// The tile for one instruction set and precision.
@@ -87,7 +87,7 @@ impl Kernel {
     /// Computes one block.
     ///
     /// # Safety
-    /// `block` must describe memory that is valid to read and, for `out`, to write, and that nobody else touches.
+    /// `block` must describe memory that is valid to read and, for `out`, to write, and nobody else may touch `out`.
     pub(super) unsafe fn run(self, block: &Block) {
         // SAFETY: `new` made sure of the instructions; the rest is the caller's promise.
         unsafe { (self.run)(block) }
@@ -200,10 +200,16 @@ unsafe fn tile<M: Multiply, const R: usize, const P: usize>(
     unsafe {
         let rows = block.rows.add(row * block.steps);
         let panels = block.panels.add(column / LANES * block.panel_stride);
+        let first = row * block.out_stride + column;
+        let (out, base) = (block.out.add(first), block.base.map(|base| base.add(first)));
         // The result, which may be far away, comes near while the sums are made.
         for r in 0..R {
             for p in 0..P {
-                prefetch(block.out.wrapping_add((row + r) * block.out_stride + column + p * LANES));
+                let at = r * block.out_stride + p * LANES;
+                prefetch(out.wrapping_add(at));
+                if let Some(base) = base {
+                    prefetch(base.wrapping_add(at));
+                }
             }
         }
         let mut sums = [[vector.load(ZEROS.as_ptr()); P]; R];
@@ -225,16 +231,15 @@ unsafe fn tile<M: Multiply, const R: usize, const P: usize>(
                 }
             }
         }
-        let out = block.out.add(row * block.out_stride + column);
         let columns = block.columns - column;
         if columns < P * LANES {
-            return write_edge::<M, R, P>(multiply, out, block.out_stride, &sums, columns, block.accumulate);
+            return write_edge::<M, R, P>(multiply, out, block.out_stride, &sums, columns, base);
         }
-        if block.accumulate {
+        if let Some(base) = base {
             for r in 0..R {
                 for p in 0..P {
-                    let out = out.add(r * block.out_stride + p * LANES);
-                    vector.store(out, vector.add(vector.load(out), sums[r][p]));
+                    let at = r * block.out_stride + p * LANES;
+                    vector.store(out.add(at), vector.add(vector.load(base.add(at)), sums[r][p]));
                 }
             }
         } else {
@@ -250,7 +255,7 @@ unsafe fn tile<M: Multiply, const R: usize, const P: usize>(
 /// Writes the first `columns` of a tile's at the right edge.
 ///
 /// # Safety
-/// `out` must be valid for `R` rows of as many elements, `stride` apart.
+/// `out`, and `base` where there is one, must be valid for `R` rows of as many elements, `stride` apart.
 #[inline(never)]
 unsafe fn write_edge<M: Multiply, const R: usize, const P: usize>(
     multiply: M,
@@ -258,7 +263,7 @@ unsafe fn write_edge<M: Multiply, const R: usize, const P: usize>(
     stride: usize,
     sums: &[[Sum<M>; P]; R],
     columns: usize,
-    accumulate: bool,
+    base: Option<*const f32>,
 ) {
     let vector = multiply.vector();
     for r in 0..R {
@@ -268,8 +273,8 @@ unsafe fn write_edge<M: Multiply, const R: usize, const P: usize>(
             unsafe {
                 vector.store(lanes.as_mut_ptr(), sums[r][p]);
                 for lane in 0..LANES.min(columns - p * LANES) {
-                    let out = out.add(r * stride + p * LANES + lane);
-                    *out = lanes[lane] + if accumulate { *out } else { 0.0 };
+                    let at = r * stride + p * LANES + lane;
+                    *out.add(at) = lanes[lane] + base.map_or(0.0, |base| *base.add(at));
                 }
             }
         }

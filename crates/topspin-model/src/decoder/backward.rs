@@ -72,7 +72,7 @@ impl<D: Device> Decoder<D> {
             device.linear_backward_weight(dhead, dlogits(), normed, &self.head, accumulate);
             accumulate = true;
             let dhidden = acts.normed_out.part_mut(hidden);
-            device.linear_backward_input(dhidden, dlogits(), self.params.part(head), &self.head, false);
+            device.linear_backward_input(dhidden, dlogits(), self.params.part(head), &self.head);
         }
 
         device.zero(acts.gathered.head_mut(n * d));
@@ -101,7 +101,7 @@ impl<D: Device> Decoder<D> {
 
         // SwiGLU block. Its product and both normed inputs are cheaper to compute again than to keep.
         let dx = || acts.x.head(t * d);
-        device.linear_backward_input(acts.act.head_mut(t * f), dx(), part(&ranges.down), &weights.down, false);
+        device.linear_backward_input(acts.act.head_mut(t * f), dx(), part(&ranges.down), &weights.down);
         let (dgate_up, act) = (acts.gate_up.head_mut(t * 2 * f), &mut scratch.act);
         device.swiglu_backward(dgate_up, act.head_mut(t * f), acts.act.head(t * f), saved.gate_up.head(t * 2 * f), f);
         let dw = grads.part_mut(ranges.down.clone());
@@ -113,7 +113,7 @@ impl<D: Device> Decoder<D> {
         let dw = grads.part_mut(ranges.gate_up.clone());
         device.linear_backward_weight(dw, dgate_up(), normed.head(t * d), &weights.gate_up, accumulate);
         let dnormed = acts.normed.head_mut(t * d);
-        device.linear_backward_input(dnormed, dgate_up(), part(&ranges.gate_up), &weights.gate_up, false);
+        device.linear_backward_input(dnormed, dgate_up(), part(&ranges.gate_up), &weights.gate_up);
         device.rmsnorm_backward(
             acts.x.head_mut(t * d),
             grads.part_mut(ranges.mlp_norm.clone()),
@@ -127,7 +127,7 @@ impl<D: Device> Decoder<D> {
         let dx = || acts.x.head(t * d);
         let dw = grads.part_mut(ranges.o.clone());
         device.linear_backward_weight(dw, dx(), saved.attn.head(q_len), &weights.o, accumulate);
-        device.linear_backward_input(acts.attn.head_mut(q_len), dx(), part(&ranges.o), &weights.o, false);
+        device.linear_backward_input(acts.attn.head_mut(q_len), dx(), part(&ranges.o), &weights.o);
         device.attention_backward(
             self.precision,
             acts.qkv.head_mut(qkv_len),
@@ -144,7 +144,7 @@ impl<D: Device> Decoder<D> {
         let dqkv = || acts.qkv.head(qkv_len);
         let dw = grads.part_mut(ranges.qkv.clone());
         device.linear_backward_weight(dw, dqkv(), normed.head(t * d), &weights.qkv, accumulate);
-        device.linear_backward_input(acts.normed.head_mut(t * d), dqkv(), part(&ranges.qkv), &weights.qkv, false);
+        device.linear_backward_input(acts.normed.head_mut(t * d), dqkv(), part(&ranges.qkv), &weights.qkv);
         device.rmsnorm_backward(
             acts.x.head_mut(t * d),
             grads.part_mut(ranges.attn_norm.clone()),

@@ -13,7 +13,6 @@ mod backward;
 mod flops;
 mod tape;
 
-use std::mem::swap;
 use std::ops::Range;
 
 use topspin_kernels::device::{Buffer, Device, HeadShape, Use};
@@ -255,7 +254,6 @@ impl<D: Device> Decoder<D> {
         let Self { device, params, config, .. } = self;
         let (weights, ranges) = (&self.layers[layer], &self.ranges.layers[layer]);
         let (t, d, f, heads) = (batch.rows(), config.hidden_size, config.intermediate_size, config.heads());
-        let keep = tape.keep;
         let (x, next, saved, scratch) = tape.layer_mut(layer);
 
         let part = |range: &Range<usize>| params.part(range.clone());
@@ -269,7 +267,7 @@ impl<D: Device> Decoder<D> {
             eps,
         );
         let qkv_len = t * heads.qkv_width();
-        device.linear_forward(saved.qkv.head_mut(qkv_len), normed.head(t * d), part(&ranges.qkv), &weights.qkv, false);
+        device.linear_forward(saved.qkv.head_mut(qkv_len), normed.head(t * d), part(&ranges.qkv), &weights.qkv, None);
         device.rope_forward(saved.qkv.head_mut(qkv_len), self.rope.head(self.rope.len()), &batch.positions, heads);
         device.kv_append(kv, kv_layer, saved.qkv.head(qkv_len), &batch.slots);
         let q_len = t * heads.q_width();
@@ -281,14 +279,8 @@ impl<D: Device> Decoder<D> {
             kv_layer,
             &batch.spans,
         );
-        // What is not kept need not be copied.
-        let keep = keep != Keep::Nothing;
-        if keep {
-            device.copy(saved.mid.head_mut(t * d), x.head(t * d))
-        } else {
-            swap(x, &mut saved.mid)
-        }
-        device.linear_forward(saved.mid.head_mut(t * d), saved.attn.head(q_len), part(&ranges.o), &weights.o, true);
+        let (mid, attn) = (&mut saved.mid, saved.attn.head(q_len));
+        device.linear_forward(mid.head_mut(t * d), attn, part(&ranges.o), &weights.o, Some(x.head(t * d)));
 
         device.rmsnorm_forward(
             normed.head_mut(t * d),
@@ -303,15 +295,11 @@ impl<D: Device> Decoder<D> {
             normed.head(t * d),
             part(&ranges.gate_up),
             &weights.gate_up,
-            false,
+            None,
         );
         device.swiglu_forward(scratch.act.head_mut(t * f), gate_up.head(t * 2 * f), f);
-        if keep {
-            device.copy(next.head_mut(t * d), saved.mid.head(t * d))
-        } else {
-            swap(next, &mut saved.mid)
-        }
-        device.linear_forward(next.head_mut(t * d), scratch.act.head(t * f), part(&ranges.down), &weights.down, true);
+        let (act, mid) = (scratch.act.head(t * f), saved.mid.head(t * d));
+        device.linear_forward(next.head_mut(t * d), act, part(&ranges.down), &weights.down, Some(mid));
     }
 
     /// Logits `[n, V]` of a chunk of the outputs, into `tape.logits`.
@@ -319,7 +307,7 @@ impl<D: Device> Decoder<D> {
         let (n, d, v) = (outputs.len(), self.config.hidden_size, self.config.vocab_size);
         let head = self.params.part(self.ranges.head.clone());
         let hidden = tape.normed_out.part(outputs.start * d..outputs.end * d);
-        self.device.linear_forward(tape.logits.head_mut(n * v), hidden, head, &self.head, false);
+        self.device.linear_forward(tape.logits.head_mut(n * v), hidden, head, &self.head, None);
         tape.logits_of = Some(outputs);
     }
 

@@ -111,18 +111,18 @@ fn measure(device: &Cpu, precision: Precision, n: usize, k: usize, m: usize) -> 
 
     let packed = weight(Use::Forward);
     let forward = clock(&mut || {
-        device.linear_forward(y.head_mut(m * n), x.head(m * k), w.head(n * k), &packed, false);
+        device.linear_forward(y.head_mut(m * n), x.head(m * k), w.head(n * k), &packed, None);
     });
     drop(packed);
     let weight = weight(Use::ForwardAndBackward);
     let training_forward = clock(&mut || {
-        device.linear_forward(y.head_mut(m * n), x.head(m * k), w.head(n * k), &weight, false);
+        device.linear_forward(y.head_mut(m * n), x.head(m * k), w.head(n * k), &weight, None);
     });
     let weight_gradient = clock(&mut || {
         device.linear_backward_weight(dw.head_mut(n * k), y.head(m * n), x.head(m * k), &weight, true);
     });
     let input_gradient = clock(&mut || {
-        device.linear_backward_input(x.head_mut(m * k), y.head(m * n), w.head(n * k), &weight, false);
+        device.linear_backward_input(x.head_mut(m * k), y.head(m * n), w.head(n * k), &weight);
     });
     let shape = |rows, columns, depth| Product { rows, columns, depth };
     [
