@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use topspin_kernels::device::{Device, Use};
 use topspin_rollout::{
-    Completion, Engine, EngineSettings, Event, Progress, Request, RolloutError, SampleKey, Sampling,
+    Completion, Engine, EngineSettings, Event, Progress, Request, RolloutError, SampleKey, Sampling, Task,
 };
 
 use super::items::Item;
@@ -104,8 +104,7 @@ impl<D: Device + Clone> Run<'_, D> {
         self.observer.begin(name, "samples", wanted.len(), done);
         let request = |wanted: &&Wanted| Request {
             prompt: wanted.prompt.clone(),
-            key: SampleKey { prompt: wanted.line as u64, sample: wanted.sample },
-            max_new_tokens,
+            task: Task::Sample { key: SampleKey { prompt: wanted.line as u64, sample: wanted.sample }, max_new_tokens },
         };
         let requests: Vec<_> = missing.iter().map(request).collect();
         self.generate(name, of, &requests, sampling, iteration, done, |at, completion| {
