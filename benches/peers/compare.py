@@ -130,9 +130,9 @@ def table(work, runs):
 
 
 def iteration_table(runs):
-    """The stages of an iteration; a pipeline of peers is its generation and TRL's two parts."""
+    """The stages of an iteration; a pipeline of peers is its generation and TRL's two parts, Topspin scores as it generates."""
     own, trl = runs["Topspin"], runs["TRL"]
-    pipelines = {"Topspin": [(r["generate_s"], r["score_s"], r["train_s"], r["seconds"], r["new_tokens"]) for r in own]}
+    pipelines = {"Topspin": [(r["generate_s"], None, r["train_s"], r["seconds"], r["new_tokens"]) for r in own]}
     for peer in ("transformers", "vLLM"):
         pipelines[f"{peer} + TRL"] = [
             (g["seconds"], t["reference_s"], t["train_s"], g["seconds"] + t["reference_s"] + t["train_s"], g["new_tokens"])
@@ -141,14 +141,15 @@ def iteration_table(runs):
     yield "| | generation, s | opponent's log-probabilities, s | training, s | together, s | as a multiple of Topspin's | new tokens |"
     yield "|---|---|---|---|---|---|---|"
     for pipeline, rows in pipelines.items():
-        parts = [spread([row[at] for row in rows], 1) for at in range(4)]
+        columns = list(zip(*rows))[:4]
+        parts = ["within generation" if None in column else spread(column, 1) for column in columns]
         multiple = "" if pipeline == "Topspin" else ratio(*([row[3] for row in of] for of in (rows, pipelines["Topspin"])))
         tokens = spread([row[4] for row in rows], 0)
         yield f"| {pipeline} | {' | '.join(parts)} | {multiple} | {tokens} |"
     yield ""
     yield f"Peak MiB: Topspin {mebibytes(own)}, transformers {mebibytes(runs['transformers'])}, vLLM {mebibytes(runs['vLLM'])}, TRL {mebibytes(trl)}."
-    yield "TRL trains once a round, on the responses of transformers, and counts for both pipelines. Topspin's opponent's"
-    yield "log-probabilities are those of the real responses; generation brings those of its own."
+    yield "TRL trains once a round, on the responses of transformers, and counts for both pipelines. Topspin's generation"
+    yield "brings the opponent's log-probabilities of its own responses and of the real ones."
 
 
 def machine(cores):

@@ -1,7 +1,7 @@
 //! Pairs of a real and a generated response. A [`Tree`] is one line of `pairs.jsonl`.
 //!
-//! The opponent does not change within an iteration, so its log-probabilities are constants: those of generated
-//! responses come out of sampling, those of real ones from one scoring pass, and both stand here with the tokens.
+//! The opponent does not change within an iteration, so its log-probabilities are constants. It reports those of its own
+//! responses and of the real ones as it samples, and they stand here with the tokens.
 //! Token ids are what was sampled and what is trained on; text is never tokenized a second time.
 
 use std::ops::Range;

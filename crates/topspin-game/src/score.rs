@@ -1,4 +1,5 @@
-//! Log-probabilities of given responses: the opponent's view of real ones, held-out likelihood, `topspin score`.
+//! Log-probabilities of given responses where nothing is sampled beside them: held-out likelihood, the opponent's view of
+//! responses from the iteration before, `topspin score`.
 
 use topspin_kernels::device::Device;
 use topspin_model::decoder::{Decoder, Tape};

@@ -10,8 +10,8 @@ use topspin_model::decoder::{Choice, Decoder, Flops, Keep, Tape};
 use crate::block_manager::BLOCK;
 use crate::error::RolloutError;
 use crate::sampler::{Sampler, Sampling};
-use crate::scheduler::{Kept, Scheduler, response_limit};
-use crate::sequence::{Completion, Request};
+use crate::scheduler::{Kept, Output, Scheduler, response_limit};
+use crate::sequence::{Completion, Request, Task};
 
 /// Most memory that a store of keys and values takes whose size is left to the engine.
 const MOST_STORE_BYTES: usize = 4 << 30;
@@ -57,7 +57,7 @@ impl Default for EngineSettings {
 /// What happens during [`Engine::run_with`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event<'a> {
-    /// A response has one more token.
+    /// A sample has one more token.
     Token {
         /// Index of the request.
         request: usize,
@@ -90,15 +90,15 @@ pub struct Progress {
     pub waiting: usize,
     /// Tokens drawn.
     pub tokens: u64,
-    /// Rows computed, prompts' rows included.
+    /// Rows computed, those of prompts and of given responses included.
     pub rows: u64,
-    /// Rows computed for prompts. A prompt counts once however many samples share it.
+    /// Rows computed for prompts. A prompt counts once however many responses share it.
     pub prompt_rows: u64,
     /// Floating-point operations of the rows computed.
     pub flops: u64,
 }
 
-/// Generates responses to requests, many at a time.
+/// Generates responses and scores given ones, many at a time.
 ///
 /// The keys and values of the run's last sequence stay in the store: a next run whose first prompt begins with the same
 /// tokens, such as the next turn of a conversation, computes only what is new. (A conversation sets `kv_slots` to the
@@ -113,8 +113,8 @@ pub struct Engine<'a, D: Device> {
     slots: usize,
     kept: Kept,
     batch: Batch,
-    /// The live sequence of each output of `batch`.
-    draws: Vec<usize>,
+    /// What each output of `batch` is for.
+    outputs: Vec<Output>,
     progress: Progress,
 }
 
@@ -139,7 +139,7 @@ impl<'a, D: Device> Engine<'a, D> {
             slots: 0,
             kept: Kept::default(),
             batch: Batch::default(),
-            draws: Vec::new(),
+            outputs: Vec::new(),
             progress: Progress::default(),
         })
     }
@@ -196,34 +196,33 @@ impl<'a, D: Device> Engine<'a, D> {
         Ok(completions.into_iter().map(|completion| completion.expect("no sequence is left")).collect())
     }
 
-    /// One token more for every live sequence whose rows fit into the step.
+    /// One token more for every live sample whose rows fit into the step, and of given responses what fits.
     fn step(
         &mut self,
         scheduler: &mut Scheduler,
         completions: &mut [Option<Completion>],
         on_event: &mut impl FnMut(Event<'_>),
     ) -> Result<(), RolloutError> {
-        let prompt_rows = scheduler.schedule(&mut self.batch, &mut self.draws);
+        let prompt_rows = scheduler.schedule(&mut self.batch, &mut self.outputs);
         let choices = self.next_tokens(scheduler);
         self.count(prompt_rows);
         self.postprocess(scheduler, &choices, completions, on_event)
     }
 
-    /// Runs the model on the batch and draws a token for each output.
+    /// Runs the model on the batch and chooses the token of each output.
     fn next_tokens(&mut self, scheduler: &Scheduler) -> Vec<Choice> {
-        let (sampler, draws, vocab_size) = (self.sampler, &self.draws, self.decoder.config().vocab_size);
+        let (sampler, outputs, vocab_size) = (self.sampler, &self.outputs, self.decoder.config().vocab_size);
         let choose = |first: usize, logits: &[f32], tokens: &mut [u32]| {
-            let rows = tokens.par_iter_mut().zip(logits.par_chunks_exact(vocab_size)).zip(&draws[first..]);
-            rows.with_min_len((GRAIN / vocab_size).max(1)).for_each(|((token, logits), &live)| {
-                *token = sampler.sample(logits, scheduler.live()[live].uniform());
+            let rows = tokens.par_iter_mut().zip(logits.par_chunks_exact(vocab_size)).zip(&outputs[first..]);
+            rows.with_min_len((GRAIN / vocab_size).max(1)).for_each(|((token, logits), &Output { live, at })| {
+                *token = scheduler.live()[live].token(at, logits, sampler);
             });
         };
         self.decoder.next_tokens(&self.batch, &mut self.kv, &mut self.tape, choose)
     }
 
-    /// Adds the step to the progress.
+    /// Adds the rows of the step to the progress.
     fn count(&mut self, prompt_rows: usize) {
-        self.progress.tokens += self.draws.len() as u64;
         self.progress.rows += self.batch.rows() as u64;
         self.progress.prompt_rows += prompt_rows as u64;
         self.progress.flops += Flops::forward(self.decoder.config(), &self.batch).0;
@@ -237,13 +236,16 @@ impl<'a, D: Device> Engine<'a, D> {
         completions: &mut [Option<Completion>],
         on_event: &mut impl FnMut(Event<'_>),
     ) -> Result<(), RolloutError> {
-        for (&live, &Choice { token, logprob }) in self.draws.iter().zip(choices) {
+        for (&Output { live, at }, &Choice { token, logprob }) in self.outputs.iter().zip(choices) {
             let sequence = scheduler.push(live, token, logprob, &self.settings.stop_ids);
             let request = sequence.request;
             if !logprob.is_finite() {
-                return Err(RolloutError::NotFinite { request, at: sequence.token_ids.len() - 1 });
+                return Err(RolloutError::NotFinite { request, at });
             }
-            on_event(Event::Token { request, token, logprob });
+            if sequence.is_sampled() {
+                self.progress.tokens += 1;
+                on_event(Event::Token { request, token, logprob });
+            }
         }
         for ended in scheduler.take_ended() {
             let request = ended.request;
@@ -296,18 +298,34 @@ fn slots_of(request: &Request, context: usize) -> [usize; 2] {
 
 /// Whether the model can run all requests.
 fn check(requests: &[Request], vocab_size: usize, context: usize) -> Result<(), RolloutError> {
-    for (index, Request { prompt, max_new_tokens, .. }) in requests.iter().enumerate() {
+    let unknown = |tokens: &[u32]| tokens.iter().position(|&token| token as usize >= vocab_size);
+    for (index, Request { prompt, task }) in requests.iter().enumerate() {
         if prompt.is_empty() {
             return Err(RolloutError::EmptyPrompt { request: index });
         }
         if prompt.len() >= context {
             return Err(RolloutError::PromptTooLong { request: index, tokens: prompt.len(), context });
         }
-        if let Some(at) = prompt.iter().position(|&token| token as usize >= vocab_size) {
-            return Err(RolloutError::UnknownToken { request: index, at, token: prompt[at], vocab_size });
+        if let Some(at) = unknown(prompt) {
+            let token = prompt[at];
+            return Err(RolloutError::UnknownToken { request: index, part: "prompt", at, token, vocab_size });
         }
-        if *max_new_tokens == 0 {
-            return Err(RolloutError::NoNewTokens { request: index });
+        match task {
+            Task::Sample { max_new_tokens: 0, .. } => return Err(RolloutError::NoNewTokens { request: index }),
+            Task::Sample { .. } => {}
+            Task::Score { token_ids } => {
+                if token_ids.is_empty() {
+                    return Err(RolloutError::EmptyResponse { request: index });
+                }
+                let tokens = prompt.len() + token_ids.len();
+                if tokens > context {
+                    return Err(RolloutError::ResponseTooLong { request: index, tokens, context });
+                }
+                if let Some(at) = unknown(token_ids) {
+                    let token = token_ids[at];
+                    return Err(RolloutError::UnknownToken { request: index, part: "response", at, token, vocab_size });
+                }
+            }
         }
     }
     Ok(())

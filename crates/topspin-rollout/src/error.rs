@@ -34,22 +34,43 @@ pub enum RolloutError {
         /// Longest sequence of the model, prompt and response together.
         context: usize,
     },
-    /// A request's prompt holds an id that the model has no token for.
+    /// A given response has no token.
+    #[error("the response of request {request} is empty: give it one token at least, such as the end-of-turn token")]
+    EmptyResponse {
+        /// Index of the request.
+        request: usize,
+    },
+    /// A given response leaves the positions that the model has.
     #[error(
-        "token {at} of the prompt of request {request} is {token}, outside the model's vocabulary of {vocab_size}: \
+        "the prompt of request {request} and its response have {tokens} tokens, but the model's context holds \
+         {context}: shorten them"
+    )]
+    ResponseTooLong {
+        /// Index of the request.
+        request: usize,
+        /// Tokens of prompt and response.
+        tokens: usize,
+        /// Longest sequence of the model, prompt and response together.
+        context: usize,
+    },
+    /// A request's prompt or given response holds an id that the model has no token for.
+    #[error(
+        "token {at} of the {part} of request {request} is {token}, outside the model's vocabulary of {vocab_size}: \
          encode it with the tokenizer of this model"
     )]
     UnknownToken {
         /// Index of the request.
         request: usize,
-        /// Index in its prompt.
+        /// Which of the two: `prompt` or `response`.
+        part: &'static str,
+        /// Index in it.
         at: usize,
         /// The id.
         token: u32,
         /// Number of ids of the model.
         vocab_size: usize,
     },
-    /// A request asks for no token.
+    /// A request for a sample asks for no token.
     #[error("`max_new_tokens` of request {request} is 0; it must be 1 at least")]
     NoNewTokens {
         /// Index of the request.

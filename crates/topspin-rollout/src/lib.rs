@@ -1,8 +1,9 @@
-//! Continuous-batching generation.
+//! Continuous-batching generation, and scoring of given responses in the same steps.
 //!
 //! A pool of live sequences moves on by one token a step; when one ends, the next request takes its place at once. A
-//! step is one batch of rows, in which prompts and continuing sequences stand side by side. Samples of one prompt
-//! share its keys and values.
+//! step is one batch of rows, in which prompts and continuing sequences stand side by side. The responses to
+//! one prompt share its keys and values. One that is given, and of which only the log-probabilities are wanted, is a
+//! sequence whose tokens are known: as many of its rows go into a step as there is room for.
 //!
 //! | part | what it does |
 //! |---|---|
@@ -26,4 +27,4 @@ mod sequence;
 pub use engine::{Engine, EngineSettings, Event, Progress};
 pub use error::RolloutError;
 pub use sampler::{Sampler, Sampling};
-pub use sequence::{Completion, Finish, Request, SampleKey};
+pub use sequence::{Completion, Finish, Request, SampleKey, Task};

@@ -9,7 +9,7 @@ use topspin_model::batch::Batch;
 
 use crate::block_manager::{BLOCK, BlockManager, Path};
 use crate::engine::EngineSettings;
-use crate::sequence::{Request, Sequence};
+use crate::sequence::{Request, Sequence, Task};
 
 /// A prompt and the sequences behind it.
 #[derive(Debug)]
@@ -27,6 +27,15 @@ impl Prompt {
     fn is_computed(&self) -> bool {
         self.computed == self.tokens.len()
     }
+}
+
+/// A row of logits that a step wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// The live sequence that it belongs to.
+    pub live: usize,
+    /// Index in the response of the token that it predicts.
+    pub at: usize,
 }
 
 /// Tokens whose keys and values are still in the store when a run is over.
@@ -73,12 +82,16 @@ impl Scheduler {
                 prompts.push(Prompt { tokens, path: Path::default(), computed: 0, users: 0 });
                 prompts.len() - 1
             });
+            let (stream, token_ids) = match &request.task {
+                Task::Sample { key: of, .. } => (Some(key.stream(of.prompt, of.sample)), Vec::new()),
+                Task::Score { token_ids } => (None, token_ids.clone()),
+            };
             sequences.push(Sequence {
                 request: index,
                 prompt,
                 limit: response_limit(request, context),
-                stream: key.stream(request.key.prompt, request.key.sample),
-                token_ids: Vec::new(),
+                stream,
+                token_ids,
                 logprobs: Vec::new(),
                 path: Path::default(),
                 finish: None,
@@ -125,20 +138,19 @@ impl Scheduler {
         self.live.is_empty() && self.waiting.is_empty()
     }
 
-    /// Fills `batch` with the rows of the next step and `draws` with the live sequence of each of its outputs. Returns
-    /// how many of the rows are a prompt's.
+    /// Fills `batch` with the rows of the next step and `outputs` with what each of its outputs is for, those of a
+    /// sequence in order. Returns how many of the rows are a prompt's.
     ///
-    /// Sequences that go on come first, prompts have what is left of the bound on rows; either is cut where the bound is
-    /// reached and goes on in the next step.
-    pub fn schedule(&mut self, batch: &mut Batch, draws: &mut Vec<usize>) -> usize {
+    /// Sequences that go on come first; prompts, and the given responses that begin with them, have what is left of the
+    /// bound on rows. Either is cut where the bound is reached and goes on in the next step.
+    pub fn schedule(&mut self, batch: &mut Batch, outputs: &mut Vec<Output>) -> usize {
         batch.clear();
-        draws.clear();
+        outputs.clear();
         self.refill();
-        self.schedule_sequences(batch, draws);
-        let before = batch.rows();
-        self.schedule_prompts(batch, draws);
+        self.schedule_sequences(batch, outputs);
+        let prompt_rows = self.schedule_prompts(batch, outputs);
         assert!(!batch.is_empty(), "a request that fits into the store alone can always go on");
-        batch.rows() - before
+        prompt_rows
     }
 
     /// Makes sequences live while there is room.
@@ -160,8 +172,8 @@ impl Scheduler {
         }
     }
 
-    /// Makes sequences live while there is room, and one block more for each live one that will need it: else what is
-    /// admitted now would soon have to give way.
+    /// Makes sequences live while there is room beside what the live ones will soon need: the blocks of tokens that they
+    /// have already, and one for a sample to grow into. Else what is admitted now would have to give way.
     fn admit(&mut self) {
         while self.live.len() < self.live_sequences
             && let Some(next) = self.waiting.front()
@@ -169,9 +181,12 @@ impl Scheduler {
             let prompt = &mut self.prompts[next.prompt];
             let missing = prompt.tokens.len() - prompt.path.len();
             // A bound: a part of the prompt that is stored may end within a block.
-            let needed = missing.div_ceil(BLOCK) + next.token_ids.len().div_ceil(BLOCK);
-            let grows = |live: &&Sequence| live.path.len().next_multiple_of(BLOCK) < live.limit - 1;
-            if needed + self.live.iter().filter(grows).count() > self.blocks.free_blocks() {
+            let needed = missing.div_ceil(BLOCK) + next.fed().div_ceil(BLOCK);
+            let soon = |live: &Sequence| {
+                let held = live.path.len().div_ceil(BLOCK);
+                (live.fed().div_ceil(BLOCK) - held).max(usize::from(held * BLOCK < live.limit - 1))
+            };
+            if needed + self.live.iter().map(soon).sum::<usize>() > self.blocks.free_blocks() {
                 return;
             }
             if prompt.path.is_empty() {
@@ -183,23 +198,19 @@ impl Scheduler {
         }
     }
 
-    /// Rows of sequences that have tokens: the last token, and those before it that lost their slots.
-    fn schedule_sequences(&mut self, batch: &mut Batch, draws: &mut Vec<usize>) {
-        let mut at = 0;
-        while at < self.live.len() {
-            let sequence = &self.live[at];
-            let first = sequence.path.len();
-            let rows = (sequence.token_ids.len() - first).min(self.rows_per_step - batch.rows());
-            if rows > 0 && self.prompts[sequence.prompt].is_computed() && self.make_room(at, rows) {
-                let sequence = &self.live[at];
-                let past = self.prompts[sequence.prompt].path.segments();
-                sequence.path.push_rows(batch, past, first, &sequence.token_ids[first..first + rows]);
-                if first + rows == sequence.token_ids.len() {
-                    draws.push(at);
-                    batch.outputs.push(batch.rows() as u32 - 1);
-                }
+    /// Rows of sequences that have begun: the last token of a sample, what is left of a given response, and tokens before
+    /// them that lost their slots.
+    fn schedule_sequences(&mut self, batch: &mut Batch, outputs: &mut Vec<Output>) {
+        let mut live = 0;
+        while live < self.live.len() {
+            let sequence = &self.live[live];
+            let rows = (sequence.fed() - sequence.path.len()).min(self.rows_per_step - batch.rows());
+            let can_go_on = !sequence.is_new() && self.prompts[sequence.prompt].is_computed();
+            if rows > 0 && can_go_on && self.make_room(live, rows) {
+                let sequence = &self.live[live];
+                push_rows(sequence, live, rows, &self.prompts[sequence.prompt], batch, outputs);
             }
-            at += 1;
+            live += 1;
         }
     }
 
@@ -229,35 +240,45 @@ impl Scheduler {
         self.waiting.push_front(last);
     }
 
-    /// Rows of the live sequences' prompts. The last row of a prompt is an output for each sequence that begins; for
-    /// one that begins when the prompt is in the store already, that row is computed again.
-    fn schedule_prompts(&mut self, batch: &mut Batch, draws: &mut Vec<usize>) {
+    /// Rows of the live sequences' prompts; returns their number. The last row of a prompt is an output for each sequence
+    /// that begins; for one that begins when the prompt is in the store already, that row is computed again. A given
+    /// response goes on at once where there are rows and blocks left.
+    fn schedule_prompts(&mut self, batch: &mut Batch, outputs: &mut Vec<Output>) -> usize {
         let no_past: &[Segment] = &[];
-        let mut at = 0;
-        for of_prompt in self.live.chunk_by(|a, b| a.prompt == b.prompt) {
+        let (mut prompt_rows, mut live) = (0, 0..);
+        for of_prompt in self.live.chunk_by_mut(|a, b| a.prompt == b.prompt) {
             let prompt = &mut self.prompts[of_prompt[0].prompt];
-            let beginning = || (at..).zip(of_prompt).filter(|(_, sequence)| sequence.token_ids.is_empty());
+            let numbered = of_prompt.iter_mut().zip(live.by_ref());
+            let mut beginning: Vec<_> = numbered.filter(|(sequence, _)| sequence.is_new()).collect();
+            if prompt.is_computed() && beginning.is_empty() {
+                continue;
+            }
             let len = prompt.tokens.len();
-            if !prompt.is_computed() || beginning().next().is_some() {
-                let first = prompt.computed.min(len - 1);
-                let rows = (len - first).min(self.rows_per_step - batch.rows());
-                prompt.path.push_rows(batch, no_past, first, &prompt.tokens[first..first + rows]);
-                prompt.computed = prompt.computed.max(first + rows);
-                if rows > 0 && first + rows == len {
-                    for (live, _) in beginning() {
-                        draws.push(live);
-                        batch.outputs.push(batch.rows() as u32 - 1);
-                    }
+            let first = prompt.computed.min(len - 1);
+            let rows = (len - first).min(self.rows_per_step - batch.rows());
+            prompt.path.push_rows(batch, no_past, first, &prompt.tokens[first..first + rows]);
+            prompt.computed = prompt.computed.max(first + rows);
+            prompt_rows += rows;
+            if rows == 0 || first + rows < len {
+                continue;
+            }
+            let last = batch.rows() as u32 - 1;
+            for (sequence, live) in &mut beginning {
+                outputs.push(Output { live: *live, at: 0 });
+                batch.outputs.push(last);
+                let rows = sequence.fed().min(self.rows_per_step - batch.rows());
+                if rows > 0 && self.blocks.extend(&mut sequence.path, rows) {
+                    push_rows(sequence, *live, rows, prompt, batch, outputs);
                 }
             }
-            at += of_prompt.len();
         }
+        prompt_rows
     }
 
-    /// Adds the drawn token to live sequence `at`.
-    pub fn push(&mut self, at: usize, token: u32, logprob: f32, stop_ids: &[u32]) -> &Sequence {
-        self.live[at].push(token, logprob, stop_ids);
-        &self.live[at]
+    /// Gives live sequence `live` its next token.
+    pub fn push(&mut self, live: usize, token: u32, logprob: f32, stop_ids: &[u32]) -> &Sequence {
+        self.live[live].push(token, logprob, stop_ids);
+        &self.live[live]
     }
 
     /// Takes the sequences that have ended out of the pool, in order.
@@ -295,7 +316,30 @@ impl Scheduler {
     }
 }
 
+/// Appends the last `rows` rows on the path of live sequence `live`. Those that predict a token without log-probability
+/// are outputs.
+fn push_rows(
+    sequence: &Sequence,
+    live: usize,
+    rows: usize,
+    prompt: &Prompt,
+    batch: &mut Batch,
+    outputs: &mut Vec<Output>,
+) {
+    let end = sequence.path.len();
+    let (first, first_row) = (end - rows, batch.rows());
+    sequence.path.push_rows(batch, prompt.path.segments(), first, &sequence.token_ids[first..end]);
+    // The row of a token predicts the next one. The prompt's last row has predicted token 0.
+    for at in sequence.logprobs.len().max(first + 1)..end + 1 {
+        outputs.push(Output { live, at });
+        batch.outputs.push((first_row + at - 1 - first) as u32);
+    }
+}
+
 /// Most tokens that the response to a request can have: prompt and response fill the context together.
 pub fn response_limit(request: &Request, context: usize) -> usize {
-    request.max_new_tokens.min(context - request.prompt.len())
+    match &request.task {
+        Task::Sample { max_new_tokens, .. } => (*max_new_tokens).min(context - request.prompt.len()),
+        Task::Score { token_ids } => token_ids.len(),
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use topspin_model::dialect::Dialect;
-use topspin_rollout::{Completion, Engine, EngineSettings, Event, Finish, Request, SampleKey, Sampling};
+use topspin_rollout::{Completion, Engine, EngineSettings, Event, Finish, Request, SampleKey, Sampling, Task};
 use tracing::info;
 
 use crate::engine::Model;
@@ -105,8 +105,10 @@ fn requests(line: &Line, (prompt, before): (u64, u32), plan: &Plan) -> impl Iter
     let samples = plan.samples as u32;
     let request = move |sample| Request {
         prompt: line.prompt.clone(),
-        key: SampleKey { prompt, sample: before * samples + sample },
-        max_new_tokens: plan.max_new_tokens,
+        task: Task::Sample {
+            key: SampleKey { prompt, sample: before * samples + sample },
+            max_new_tokens: plan.max_new_tokens,
+        },
     };
     (0..samples).map(request)
 }

@@ -8,6 +8,7 @@ use topspin_kernels::device::{Device, Use};
 use topspin_model::decoder::{Keep, Tape};
 use topspin_rollout::{Finish, Sampling};
 
+use super::items::TestItem;
 use super::lines::{read_lines, write_json, write_lines};
 use super::rollouts::Wanted;
 use super::summary::words;
@@ -57,18 +58,14 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// Has the model of a stage folder answer the test prompts.
     fn generations(&mut self, folder: &str, kind: &str, sampling: Sampling) -> Result<Done, RunError> {
-        let wanted = self.items.test.iter().map(|item| Wanted {
-            line: item.line,
-            prompt_id: item.record.id.clone(),
-            prompt: item.prompt.clone(),
-            sample: 0,
-        });
         let max_new_tokens = match self.config.eval.max_new_tokens {
             0 => self.config.rollout.max_new_tokens,
             most => most,
         };
+        let sample = |item: &TestItem| Wanted::sample(item.line, &item.record.id, &item.prompt, 0, max_new_tokens);
+        let wanted = self.items.test.iter().map(sample).collect();
         let name = format!("{folder}/{kind}");
-        let samples = self.sample(&name, folder, wanted.collect(), max_new_tokens, sampling, EVALUATION)?;
+        let samples = self.complete(&name, folder, wanted, sampling, EVALUATION)?;
         let generations = self.items.test.iter().zip(samples).map(|(item, sample)| {
             let (prompt, messages) = match &item.record.messages[..] {
                 [Message { role, content }] if role == "user" => (Some(content.clone()), None),

@@ -11,7 +11,8 @@
 //! iter-0/            the supervised model: metrics, evaluation, model
 //! control-1/ ..      the supervised controls, if there are any: as iter-0
 //! iter-1/            the first iteration
-//!   rollouts.jsonl   one line per sample
+//!   rollouts.jsonl   one line per sample of the opponent
+//!   real.jsonl       one line per prompt: its real response with the opponent's log-probabilities
 //!   pairs.jsonl      one line per prompt: its real and generated responses with the opponent's log-probabilities
 //!   metrics.jsonl    one line per optimizer step; a function of the inputs alone
 //!   throughput.jsonl one line per optimizer step; what the clock said

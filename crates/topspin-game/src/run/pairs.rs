@@ -59,10 +59,13 @@ impl<D: Device + Clone> Run<'_, D> {
             _ => Vec::new(),
         };
 
+        let path = self.path(&format!("iter-{k}/real.jsonl"));
+        // Rollouts of an earlier build came without.
+        let scored: Vec<Rollout> = if path.exists() { read_lines(&path)? } else { Vec::new() };
         let (real, generated, longer) = sides(&items, &new);
         let all = new.len() + old.len();
         let mixed = old.iter().filter(|rollout| rollout.response.token_ids != items[&rollout.line].real).count();
-        let mut trees = plant(&items, new, old);
+        let mut trees = plant(&items, scored, new, old);
         let identical = drop_identical(&mut trees);
         self.fill_in_logprobs(&format!("iter-{}", k - 1), &name, &mut trees)?;
         write_lines(&self.path(&file), &trees)?;
@@ -82,6 +85,7 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// Scores the responses that have no log-probabilities yet with the model of folder `of`.
     fn fill_in_logprobs(&mut self, of: &str, name: &str, trees: &mut [Tree]) -> Result<(), RunError> {
+        let mut trees: Vec<_> = trees.iter_mut().filter(|tree| responses(tree).any(is_bare)).collect();
         if trees.is_empty() {
             return Ok(());
         }
@@ -122,17 +126,20 @@ fn is_bare(response: &Response) -> bool {
     response.logprobs.is_empty()
 }
 
-/// One tree for each prompt in the order of `new`, then of `old`. Sampling reported the log-probabilities of `new`; what
-/// the present opponent makes of `old` and of real responses is yet to be scored.
-fn plant(items: &HashMap<usize, &Item>, new: Vec<Rollout>, old: Vec<Rollout>) -> Vec<Tree> {
+/// One tree for each prompt in the order of `new`, then of `old`. The rollouts brought the log-probabilities of `new` and
+/// of its prompts' real responses, `scored`; what the present opponent makes of `old`, and of the real responses to
+/// prompts that only `old` has, is yet to be scored.
+fn plant(items: &HashMap<usize, &Item>, scored: Vec<Rollout>, new: Vec<Rollout>, old: Vec<Rollout>) -> Vec<Tree> {
     let mut trees: Vec<Tree> = Vec::new();
     let mut tree_of = HashMap::new();
+    let mut scored: HashMap<_, _> = scored.into_iter().map(|rollout| (rollout.line, rollout.response)).collect();
     let bare = |rollout: Rollout| (rollout.line, Response { logprobs: Vec::new(), ..rollout.response });
     let new = new.into_iter().map(|rollout| (rollout.line, rollout.response));
     for (line, response) in new.chain(old.into_iter().map(bare)) {
         let at = *tree_of.entry(line).or_insert_with(|| {
             let item = items[&line];
-            let real = Response { token_ids: item.real.clone(), logprobs: Vec::new(), finish: item.finish };
+            let bare = || Response { token_ids: item.real.clone(), logprobs: Vec::new(), finish: item.finish };
+            let real = scored.remove(&line).unwrap_or_else(bare);
             let prompt_id = item.id.clone();
             trees.push(Tree { prompt_id, prompt: item.prompt.clone(), real, generated: Vec::new() });
             trees.len() - 1

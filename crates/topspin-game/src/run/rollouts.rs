@@ -1,4 +1,4 @@
-//! The opponent answers the prompts of an iteration.
+//! The opponent answers the prompts of an iteration, and says how likely the real responses are to it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use topspin_kernels::device::{Device, Use};
 use topspin_rollout::{
-    Completion, Engine, EngineSettings, Event, Progress, Request, RolloutError, SampleKey, Sampling,
+    Completion, Engine, EngineSettings, Event, Progress, Request, RolloutError, SampleKey, Sampling, Task,
 };
 
 use super::items::Item;
@@ -15,7 +15,7 @@ use super::lines::{Lines, write_lines};
 use super::{Done, Run, RunError};
 use crate::pair::Response;
 
-/// A sample of the opponent: one line of `rollouts.jsonl`.
+/// A response and what the opponent thinks of it: one line of `rollouts.jsonl`, its samples, or of `real.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rollout {
@@ -23,29 +23,46 @@ pub struct Rollout {
     pub line: usize,
     /// The record's id.
     pub prompt_id: String,
-    /// Number of the sample among those of its record, from 0.
-    pub sample: u32,
-    /// What was sampled.
+    /// Number of the sample among those of its record, from 0; the real response has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<u32>,
+    /// What was sampled, or the real response.
     pub response: Response,
 }
 
 impl Rollout {
-    fn key(&self) -> (usize, u32) {
+    fn key(&self) -> (usize, Option<u32>) {
         (self.line, self.sample)
     }
 }
 
-/// A sample that is wanted.
+/// A rollout that is wanted.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    /// Line of the prompt's record.
-    pub line: usize,
-    /// The record's id.
-    pub prompt_id: String,
-    /// Tokens of the prompt.
-    pub prompt: Vec<u32>,
-    /// Number of the sample among those of its record.
-    pub sample: u32,
+    line: usize,
+    prompt_id: String,
+    sample: Option<u32>,
+    request: Request,
+}
+
+impl Wanted {
+    /// Sample number `sample` for the prompt of a record.
+    pub fn sample(line: usize, prompt_id: &str, prompt: &[u32], sample: u32, max_new_tokens: usize) -> Self {
+        let task = Task::Sample { key: SampleKey { prompt: line as u64, sample }, max_new_tokens };
+        let request = Request { prompt: prompt.to_vec(), task };
+        Self { line, prompt_id: prompt_id.into(), sample: Some(sample), request }
+    }
+
+    /// The log-probabilities of the real response.
+    fn real(item: &Item) -> Self {
+        let task = Task::Score { token_ids: item.real.clone() };
+        let request = Request { prompt: item.prompt.clone(), task };
+        Self { line: item.line, prompt_id: item.id.clone(), sample: None, request }
+    }
+
+    fn key(&self) -> (usize, Option<u32>) {
+        (self.line, self.sample)
+    }
 }
 
 /// Results of the stage.
@@ -57,71 +74,62 @@ struct Figures {
 }
 
 impl<D: Device + Clone> Run<'_, D> {
-    /// Samples the responses of iteration `k` from the model before it.
+    /// Samples the responses of iteration `k` from the model before it, which scores the real ones on the way.
     pub(super) fn rollouts(&mut self, k: usize) -> Result<Done, RunError> {
         let name = format!("iter-{k}/rollouts");
         let samples = *self.config.game.samples.of(k) as u32;
-        let share = self.items.share(&self.config, k);
-        let prompts = share.len();
-        let wanted = share.into_iter().flat_map(|item| {
+        let rollout = &self.config.rollout;
+        let wanted = self.items.share(&self.config, k).into_iter().flat_map(|item| {
             let Item { line, id, prompt, .. } = item;
-            (0..samples).map(move |sample| Wanted {
-                line: *line,
-                prompt_id: id.clone(),
-                prompt: prompt.clone(),
-                sample,
-            })
+            let sample = move |sample| Wanted::sample(*line, id, prompt, sample, rollout.max_new_tokens);
+            (0..samples).map(sample).chain([Wanted::real(item)])
         });
         let wanted = wanted.collect();
-        let rollout = &self.config.rollout;
         let sampling = Sampling { temperature: *rollout.temperature.of(k), top_k: rollout.top_k, top_p: rollout.top_p };
-        let all = self.sample(&name, &format!("iter-{}", k - 1), wanted, rollout.max_new_tokens, sampling, k as u64)?;
-        let file = format!("{name}.jsonl");
-        write_lines(&self.path(&file), &all)?;
-        let tokens = all.iter().map(|rollout| rollout.response.token_ids.len()).sum();
-        Ok(Done::new([file], &Figures { prompts, samples: all.len(), tokens }))
+        let all = self.complete(&name, &format!("iter-{}", k - 1), wanted, sampling, k as u64)?;
+        let (samples, real): (Vec<_>, Vec<_>) = all.into_iter().partition(|rollout| rollout.sample.is_some());
+        let files = [format!("{name}.jsonl"), format!("iter-{k}/real.jsonl")];
+        write_lines(&self.path(&files[0]), &samples)?;
+        write_lines(&self.path(&files[1]), &real)?;
+        let tokens = samples.iter().map(|rollout| rollout.response.token_ids.len()).sum();
+        Ok(Done::new(files, &Figures { prompts: real.len(), samples: samples.len(), tokens }))
     }
 
-    /// Samples from the model of folder `of` for the stage `name`, and gives back what was wanted in that order.
+    /// Has the model of folder `of` sample and score for the stage `name`; gives back what was wanted, in that order.
     ///
-    /// What is completed goes to a partial file at once, and a run that was killed goes on from it: a sample does not
-    /// depend on which others are drawn beside it.
-    pub(super) fn sample(
+    /// What is completed goes to a partial file at once, and a run that was killed goes on from it: a rollout does not
+    /// depend on which others are made beside it.
+    pub(super) fn complete(
         &mut self,
         name: &str,
         of: &str,
         wanted: Vec<Wanted>,
-        max_new_tokens: usize,
         sampling: Sampling,
         iteration: u64,
     ) -> Result<Vec<Rollout>, RunError> {
         let partial = self.path(&format!("{name}.partial.jsonl"));
-        let place: HashMap<_, _> = wanted.iter().enumerate().map(|(at, w)| ((w.line, w.sample), at)).collect();
+        let place: HashMap<_, _> = wanted.iter().enumerate().map(|(at, wanted)| (wanted.key(), at)).collect();
         let (mut lines, mut all) = Lines::resume::<Rollout>(&partial, wanted.len())?;
         let there: HashSet<_> = all.iter().map(Rollout::key).collect();
-        let missing: Vec<_> = wanted.iter().filter(|w| !there.contains(&(w.line, w.sample))).collect();
+        let missing: Vec<_> = wanted.iter().filter(|wanted| !there.contains(&wanted.key())).collect();
         let done = all.len();
-        self.observer.begin(name, "samples", wanted.len(), done);
-        let request = |wanted: &&Wanted| Request {
-            prompt: wanted.prompt.clone(),
-            key: SampleKey { prompt: wanted.line as u64, sample: wanted.sample },
-            max_new_tokens,
-        };
-        let requests: Vec<_> = missing.iter().map(request).collect();
+        self.observer.begin(name, "responses", wanted.len(), done);
+        let requests: Vec<_> = missing.iter().map(|wanted| wanted.request.clone()).collect();
         self.generate(name, of, &requests, sampling, iteration, done, |at, completion| {
-            let Wanted { line, prompt_id, sample, .. } = missing[at].clone();
+            let &Wanted { line, ref prompt_id, sample, .. } = missing[at];
             let Completion { token_ids, logprobs, finish } = completion.clone();
-            let rollout = Rollout { line, prompt_id, sample, response: Response { token_ids, logprobs, finish } };
+            let response = Response { token_ids, logprobs, finish };
+            let rollout = Rollout { line, prompt_id: prompt_id.clone(), sample, response };
             lines.push(&rollout)?;
             all.push(rollout);
             Ok(())
         })?;
-        // Samples end in an order that depends on how many run side by side.
+        // Responses end in an order that depends on how many run side by side.
         all.sort_by_key(|rollout| place[&rollout.key()]);
         Ok(all)
     }
 
-    /// Generates responses, `done` having been done before, and hands each over as it is completed.
+    /// Generates and scores responses, `done` having been done before, and hands each over as it is completed.
     fn generate(
         &mut self,
         name: &str,
@@ -165,10 +173,14 @@ impl<D: Device + Clone> Run<'_, D> {
             (Ok(_), None) => {}
         }
         let seconds = start.elapsed().as_secs_f64();
+        let sampled = requests.iter().filter(|request| matches!(request.task, Task::Sample { .. })).count();
+        let scored = match requests.len() - sampled {
+            0 => String::new(),
+            scored => format!(", {scored} real ones scored"),
+        };
         self.observer.say(&format!(
-            "{name}: {} responses of {:.1} tokens on average; {:.0} tokens/s, {:.0}% of the product rate",
-            requests.len(),
-            last.tokens as f64 / requests.len() as f64,
+            "{name}: {sampled} responses of {:.1} tokens on average{scored}; {:.0} tokens/s, {:.0}% of the product rate",
+            last.tokens as f64 / sampled.max(1) as f64,
             last.tokens as f64 / seconds,
             100.0 * last.flops as f64 / seconds / self.rate,
         ));

@@ -6,7 +6,7 @@ use anyhow::Context;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Use;
 use topspin_model::chat::Message;
-use topspin_rollout::{Engine, EngineSettings, Event, Request, RolloutError, SampleKey};
+use topspin_rollout::{Engine, EngineSettings, Event, Request, RolloutError, SampleKey, Task};
 
 use crate::engine::{self, Model};
 use crate::flags::{ModelFlags, SamplingFlags};
@@ -104,11 +104,13 @@ impl<'a> Chat<'a> {
         let dialect = &self.model.files.dialect;
         let request = Request {
             prompt: dialect.encode_prompt(&self.messages)?,
-            key: SampleKey { prompt: self.answers, sample: 0 },
-            max_new_tokens: self.args.sampling.max_new_tokens,
+            task: Task::Sample {
+                key: SampleKey { prompt: self.answers, sample: 0 },
+                max_new_tokens: self.args.sampling.max_new_tokens,
+            },
         };
-        self.check(&request)?;
-        self.make_room(&request)?;
+        self.check(&request.prompt)?;
+        self.make_room(&request.prompt)?;
         let mut text = dialect.tokenizer().stream();
         let (mut answer, mut shown) = (String::new(), Ok(()));
         let mut say = |part: &str| {
@@ -137,8 +139,8 @@ impl<'a> Chat<'a> {
     }
 
     /// Checks that the conversation leaves room for an answer.
-    fn check(&self, request: &Request) -> anyhow::Result<()> {
-        let (tokens, context) = (request.prompt.len(), self.model.files.config.max_positions);
+    fn check(&self, prompt: &[u32]) -> anyhow::Result<()> {
+        let (tokens, context) = (prompt.len(), self.model.files.config.max_positions);
         anyhow::ensure!(
             tokens < context,
             "the conversation has {tokens} tokens, which leaves no room for an answer in the model's context of \
@@ -148,9 +150,10 @@ impl<'a> Chat<'a> {
     }
 
     /// Makes the store twice as large as is needed where it is too small, which costs the keys and values in it.
-    fn make_room(&mut self, request: &Request) -> anyhow::Result<()> {
+    fn make_room(&mut self, prompt: &[u32]) -> anyhow::Result<()> {
         // Prompt and answer each begin with a block of slots.
-        let needed = request.prompt.len() + request.max_new_tokens.min(self.model.files.config.max_positions) + 32;
+        let answer = self.args.sampling.max_new_tokens.min(self.model.files.config.max_positions);
+        let needed = prompt.len() + answer + 32;
         if needed > self.slots {
             self.slots = 2 * needed;
             self.engine = new_engine(self.model, self.args, self.slots)?;

@@ -10,10 +10,15 @@ use topspin_kernels::gemm::Precision;
 use topspin_kernels::rng::Rng;
 use topspin_model::checkpoint::{SaveDtype, save_folder};
 use topspin_model::config::DecoderConfig;
+use topspin_model::decoder::{Keep, Tape};
 use topspin_model::dialect::Dialect;
 use topspin_model::tokenizer::Tokenizer;
 
+use super::lines::read_lines;
 use super::*;
+use crate::pair::Tree;
+use crate::score::score;
+use crate::tree::TokenTree;
 
 mod changes;
 mod resume;
@@ -96,6 +101,14 @@ fn play(config: &Config, observer: &mut dyn Observer, stop: &AtomicBool) -> Resu
     run(&Cpu::new(), Precision::F32, config, Until::End, observer, stop)
 }
 
+/// A model and its parameters.
+fn read_model(folder: &str) -> (ModelFiles, Vec<f32>) {
+    let files = ModelFiles::open(&ModelSource::Folder(folder.into())).unwrap();
+    let mut parameters = vec![0.0; files.config.layout().len()];
+    files.read_parameters(&mut parameters).unwrap();
+    (files, parameters)
+}
+
 /// The files under `dir` that a run reproduces, with their contents.
 fn reproducible(dir: &str) -> Vec<(String, Vec<u8>)> {
     fn walk(dir: &Path, root: &Path, files: &mut Vec<(String, Vec<u8>)>) {
@@ -143,7 +156,7 @@ fn a_run_leaves_what_is_documented() {
         let file = |name: &str| if name.contains('.') { name.into() } else { format!("{name}.json") };
         expected.extend(model.map(|name| format!("{folder}/model/{}", file(name))));
         if folder.starts_with("iter-") && folder != "iter-0" {
-            expected.extend(["pairs.jsonl", "rollouts.jsonl"].map(|name| format!("{folder}/{name}")));
+            expected.extend(["pairs.jsonl", "real.jsonl", "rollouts.jsonl"].map(|name| format!("{folder}/{name}")));
         }
     }
     expected.extend(["eval.json", "greedy.jsonl", "sampled.jsonl"].map(|name| format!("base/{name}")));
@@ -151,6 +164,41 @@ fn a_run_leaves_what_is_documented() {
     assert_eq!(names, expected);
     let best = fs::read_link(fixture.path("out/best")).unwrap();
     assert_eq!(best.to_str(), summary.best().map(|row| row.folder.as_str()));
+}
+
+/// Sampling cuts and tempers the distribution that it draws from, not what it reports.
+#[test]
+fn real_responses_are_scored_by_the_opponent() {
+    let fixture = Fixture::new();
+    let sets = ["rollout.temperature=0.5", "rollout.top_k=3", "rollout.live_sequences=3", "rollout.rows_per_step=9"];
+    fixture.play("out", &sets).unwrap();
+    for k in 1..=2 {
+        let path = |name: &str| fixture.path(&format!("out/iter-{k}/{name}.jsonl"));
+        let trees: Vec<Tree> = read_lines(Path::new(&path("pairs"))).unwrap();
+        let reals: Vec<Rollout> = read_lines(Path::new(&path("real"))).unwrap();
+        let rollouts: Vec<Rollout> = read_lines(Path::new(&path("rollouts"))).unwrap();
+        let lines = |rollouts: &[Rollout]| rollouts.iter().map(|rollout| rollout.line).collect::<Vec<_>>();
+        let mut prompts = lines(&rollouts);
+        prompts.dedup();
+        assert_eq!(lines(&reals), prompts);
+
+        let (files, parameters) = read_model(&fixture.path(&format!("out/iter-{}/model", k - 1)));
+        let decoder = Decoder::new(Cpu::new(), files.config, parameters, Precision::F32, Use::Forward);
+        let real = |tree: &Tree| reals.iter().find(|real| real.prompt_id == tree.prompt_id).unwrap().response.clone();
+        let expected: Vec<_> = trees.iter().map(real).collect();
+        let bare = trees.iter().map(|tree| TokenTree {
+            prompt_id: &tree.prompt_id,
+            prompt: &tree.prompt,
+            responses: vec![&tree.real.token_ids],
+        });
+        let mut tape = Tape::new(decoder.device(), Keep::Nothing);
+        let scores = score(&decoder, &mut tape, &bare.collect::<Vec<_>>(), 64).unwrap();
+        let bits = |logprobs: &[f32]| logprobs.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        for ((tree, expected), scores) in trees.iter().zip(expected).zip(scores) {
+            assert_eq!(tree.real, expected);
+            assert_eq!(bits(&tree.real.logprobs), bits(&scores[0]));
+        }
+    }
 }
 
 #[test]

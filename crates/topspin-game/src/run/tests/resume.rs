@@ -1,7 +1,6 @@
 //! A run that was stopped, however often, ends with the same bytes as one that was not.
 
 use topspin_model::chat::ChatTemplate;
-use topspin_model::source::{ModelFiles, ModelSource};
 
 use super::*;
 
@@ -171,19 +170,62 @@ fn a_state_without_its_metrics_is_named() {
     assert_same(&fixture.path("whole"), &fixture.path("out"));
 }
 
+#[test]
+fn rollouts_go_on_beside_real_responses_that_are_scored() {
+    let fixture = Fixture::new();
+    fixture.play("whole", &[]).unwrap();
+    let stop = AtomicBool::new(false);
+    let observer = &mut StopIn { stage: "iter-1/rollouts", steps: 4, inside: false, stop: &stop };
+    let ended = play(&fixture.config("out", &[]), observer, &stop);
+    assert!(matches!(ended, Err(RunError::Stopped { .. })), "{ended:?}");
+    let partial = fixture.path("out/iter-1/rollouts.partial.jsonl");
+    let there: Vec<Rollout> = read_lines(Path::new(&partial)).unwrap();
+    let real = there.iter().filter(|rollout| rollout.sample.is_none()).count();
+    assert!((1..8).contains(&real) && there.len() > real, "{real} of {}", there.len());
+    fixture.play("out", &[]).unwrap();
+    assert_same(&fixture.path("whole"), &fixture.path("out"));
+}
+
+/// Earlier builds scored real responses in the stage of pairs, which does so still where they have no scores.
+#[test]
+fn rollouts_without_real_responses_will_do() {
+    let fixture = Fixture::new();
+    let go = AtomicBool::new(false);
+    let mut observer = StopAfter { left: u64::MAX, stop: &go, begun: Vec::new() };
+    play(&fixture.config("whole", &[]), &mut observer, &go).unwrap();
+    let scores_pairs = |observer: &StopAfter| observer.begun.iter().any(|(stage, _)| stage == "iter-1/pairs");
+    assert!(!scores_pairs(&observer), "prompts were computed twice");
+
+    // To the end of the rollouts, two samples and a real response to each of 8 prompts.
+    let stop = AtomicBool::new(false);
+    let mut observer = StopIn { stage: "iter-1/rollouts", steps: 24, inside: false, stop: &stop };
+    let ended = play(&fixture.config("old", &[]), &mut observer, &stop);
+    assert!(matches!(&ended, Err(RunError::Stopped { stage }) if stage == "iter-1/pairs"), "{ended:?}");
+    let mut manifest = Manifest::read(Path::new(&fixture.path("old"))).unwrap();
+    let rollouts = manifest.stages.iter_mut().find(|stage| stage.name == "iter-1/rollouts").unwrap();
+    rollouts.files.remove("iter-1/real.jsonl").unwrap();
+    manifest.write(Path::new(&fixture.path("old"))).unwrap();
+    fs::remove_file(fixture.path("old/iter-1/real.jsonl")).unwrap();
+
+    let mut observer = StopAfter { left: u64::MAX, stop: &go, begun: Vec::new() };
+    play(&fixture.config("old", &[]), &mut observer, &go).unwrap();
+    assert!(scores_pairs(&observer));
+    for name in ["pairs.jsonl", "metrics.jsonl", "model/model.safetensors"] {
+        let [whole, old] = ["whole", "old"].map(|out| fs::read(fixture.path(&format!("{out}/iter-1/{name}"))).unwrap());
+        assert!(whole == old, "{name} differs");
+    }
+}
+
 /// A chat template may print the date: on another day the prompts must be those that the run began with.
 #[test]
 fn the_date_of_the_beginning_stays() {
     let fixture = Fixture::new();
-    let source = ModelSource::Folder(fixture.path("model").into());
-    let model = ModelFiles::open(&source).unwrap();
-    let mut parameters = vec![0.0; model.config.layout().len()];
-    model.read_parameters(&mut parameters).unwrap();
+    let (model, parameters) = read_model(&fixture.path("model"));
     let template = "{{ messages[0].content }}{{ 'a' if strftime_now('%Y') == '1970' else 'b' }}";
     let tokenizer = model.dialect.tokenizer().clone();
     let template = ChatTemplate::new(Path::new("template"), template, &tokenizer).unwrap();
     let dialect = Dialect::new(tokenizer, Some(template));
-    save_folder(Path::new(source.path()), &model.config, &parameters, SaveDtype::F32, &dialect).unwrap();
+    save_folder(Path::new(&fixture.path("model")), &model.config, &parameters, SaveDtype::F32, &dialect).unwrap();
 
     let stop = AtomicBool::new(false);
     let config = fixture.config("out", &[]);
@@ -235,13 +277,7 @@ fn a_run_goes_on_from_its_supervised_part() {
 fn saved_models_are_the_trained_ones() {
     let fixture = Fixture::new();
     fixture.play("out", &[]).unwrap();
-    let parameters = |folder: &str| {
-        let source = ModelSource::resolve(&fixture.path(folder)).unwrap();
-        let files = ModelFiles::open(&source).unwrap();
-        let mut parameters = vec![0.0; files.config.layout().len()];
-        files.read_parameters(&mut parameters).unwrap();
-        parameters
-    };
+    let parameters = |folder: &str| read_model(&fixture.path(folder)).1;
     let all =
         ["model", "out/iter-0/model", "out/control-1/model", "out/iter-1/model", "out/iter-2/model"].map(parameters);
     for (at, a) in all.iter().enumerate() {

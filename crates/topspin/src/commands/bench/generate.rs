@@ -1,7 +1,7 @@
 //! `topspin bench generate`.
 
 use topspin_kernels::device::Use;
-use topspin_rollout::{Engine, EngineSettings, Event, Progress, Request, SampleKey};
+use topspin_rollout::{Engine, EngineSettings, Event, Progress, Request, SampleKey, Task};
 
 use super::Common;
 use super::clock::Clock;
@@ -77,9 +77,8 @@ fn repeat(
 
 /// One response of `new_tokens` to each prompt.
 pub fn requests(prompts: Vec<Vec<u32>>, new_tokens: usize) -> Vec<Request> {
-    let request =
-        |(prompt, at)| Request { prompt, key: SampleKey { prompt: at, sample: 0 }, max_new_tokens: new_tokens };
-    prompts.into_iter().zip(0..).map(request).collect()
+    let task = |prompt| Task::Sample { key: SampleKey { prompt, sample: 0 }, max_new_tokens: new_tokens };
+    prompts.into_iter().zip(0..).map(|(prompt, at)| Request { prompt, task: task(at) }).collect()
 }
 
 /// Generates all responses; says what it took.

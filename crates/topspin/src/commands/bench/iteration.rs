@@ -3,17 +3,14 @@
 use topspin_game::metrics::Throughput;
 use topspin_game::order::{Batches, Position, singly};
 use topspin_game::pair::{Response, Tree, all_pairs};
-use topspin_game::score::score;
 use topspin_game::trainer::Trainer;
-use topspin_game::tree::{TokenTree, pack};
+use topspin_game::tree::TokenTree;
 use topspin_kernels::device::Use;
-use topspin_model::decoder::{Flops, Keep, Tape};
-use topspin_rollout::{Completion, Engine, EngineSettings, Event, Finish, Progress, Request};
+use topspin_rollout::{Completion, Engine, EngineSettings, Event, Progress, Request, SampleKey, Task};
 
 use super::Common;
 use super::clock::Clock;
 use super::figures::{Done, Figures};
-use super::generate::requests;
 use super::subject::{Subject, TimedDecoder};
 use super::tokens::TokenExample;
 use super::train::{BatchFlags, step};
@@ -22,7 +19,8 @@ use crate::progress;
 
 /// One iteration of self-play: a sample for each prompt, the opponent's view of the real responses, an epoch of training
 ///
-/// Samples are drawn at temperature 1 and end at the model's stop tokens. Training takes all pairs once, in random order,
+/// Samples are drawn at temperature 1 and end at the model's stop tokens; real responses are scored in the same run of the
+/// engine, so that a prompt is computed once for both. Training takes all pairs once, in random order,
 /// with AdamW; its time includes laying out the weights for it. Reading and writing files is not timed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -97,24 +95,17 @@ impl Iteration<'_> {
         let decoder = self.subject.decoder(Use::Forward)?;
         let (completions, generated) = clock.phase("generate", || self.generate(&decoder))?;
         clock.measure_products();
-        let scored = clock.phase("score", || self.score(&decoder))?;
-        let trees = self.trees(completions, scored);
+        let trees = self.trees(completions);
         let trained = clock.phase("train", || self.train(decoder, &trees))?;
-
-        let mut done = Done {
+        Ok(Done {
             rows: generated.rows + trained.tokens,
             flops: generated.flops + trained.flops.0,
             new_tokens: Some(generated.tokens),
             pairs: Some(trees.len() as u64),
-        };
-        for packed in pack(&self.token_trees(), self.batch.batch_tokens) {
-            done.rows += packed.batch.rows() as u64;
-            done.flops += Flops::forward(&self.subject.config, &packed.batch).0;
-        }
-        Ok(done)
+        })
     }
 
-    /// A response to each prompt.
+    /// A response to each prompt and behind it the real one, both with their log-probabilities under the opponent.
     fn generate(&self, decoder: &TimedDecoder) -> anyhow::Result<(Vec<Completion>, Progress)> {
         let stop_ids = self.subject.dialect().map(|dialect| dialect.tokenizer().stop_ids().to_vec());
         let settings = EngineSettings {
@@ -122,8 +113,7 @@ impl Iteration<'_> {
             stop_ids: stop_ids.unwrap_or_default(),
             ..EngineSettings::default()
         };
-        let prompts = self.examples.iter().map(|example| example.prompt.clone()).collect();
-        let requests: Vec<Request> = requests(prompts, self.size.max_new_tokens);
+        let requests = self.requests();
         let bar = progress::bar("responses", requests.len());
         let mut last = Progress::default();
         let completions = Engine::new(decoder, settings)?.run_with(&requests, |event| {
@@ -136,10 +126,15 @@ impl Iteration<'_> {
         Ok((completions, last))
     }
 
-    /// Log-probabilities of the real responses under the opponent.
-    fn score(&self, decoder: &TimedDecoder) -> anyhow::Result<Vec<Vec<Vec<f32>>>> {
-        let mut tape = Tape::new(decoder.device(), Keep::Nothing);
-        Ok(score(decoder, &mut tape, &self.token_trees(), self.batch.batch_tokens)?)
+    /// For each prompt a sample, then its real response.
+    fn requests(&self) -> Vec<Request> {
+        let tasks = |(example, prompt): (&TokenExample, u64)| {
+            let key = SampleKey { prompt, sample: 0 };
+            let sample = Task::Sample { key, max_new_tokens: self.size.max_new_tokens };
+            let real = Task::Score { token_ids: example.real.clone() };
+            [sample, real].map(|task| Request { prompt: example.prompt.clone(), task })
+        };
+        self.examples.iter().zip(0..).flat_map(tasks).collect()
     }
 
     /// An epoch over all pairs.
@@ -174,17 +169,14 @@ impl Iteration<'_> {
     }
 
     /// Prompts with both responses and what the opponent thought of them.
-    fn trees(&self, completions: Vec<Completion>, scored: Vec<Vec<Vec<f32>>>) -> Vec<Tree> {
+    fn trees(&self, completions: Vec<Completion>) -> Vec<Tree> {
         let named = self.names.iter().zip(&self.examples);
-        let opponent = completions.into_iter().zip(scored);
+        let mut responses = completions.into_iter().map(response);
         named
-            .zip(opponent)
-            .map(|((name, example), (completion, scored))| Tree {
-                prompt_id: name.clone(),
-                prompt: example.prompt.clone(),
-                // One response to each prompt was scored.
-                real: Response { token_ids: example.real.clone(), logprobs: scored.concat(), finish: Finish::Stop },
-                generated: vec![response(completion)],
+            .map(|(name, example)| {
+                let mut next = || responses.next().expect("there are two responses to each prompt");
+                let (generated, real) = (vec![next()], next());
+                Tree { prompt_id: name.clone(), prompt: example.prompt.clone(), real, generated }
             })
             .collect()
     }
