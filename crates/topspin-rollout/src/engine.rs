@@ -318,7 +318,8 @@ fn check(requests: &[Request], vocab_size: usize, context: usize) -> Result<(), 
                     return Err(RolloutError::EmptyResponse { request: index });
                 }
                 let tokens = prompt.len() + token_ids.len();
-                if tokens > context {
+                // The last token is not fed.
+                if tokens > context + 1 {
                     return Err(RolloutError::ResponseTooLong { request: index, tokens, context });
                 }
                 if let Some(at) = unknown(token_ids) {

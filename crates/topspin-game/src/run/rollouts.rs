@@ -79,7 +79,9 @@ impl<D: Device + Clone> Run<'_, D> {
         let name = format!("iter-{k}/rollouts");
         let samples = *self.config.game.samples.of(k) as u32;
         let rollout = &self.config.rollout;
-        let wanted = self.items.share(&self.config, k).into_iter().flat_map(|item| {
+        let share = self.items.share(&self.config, k);
+        let finishes: Vec<_> = share.iter().map(|item| item.finish).collect();
+        let wanted = share.into_iter().flat_map(|item| {
             let Item { line, id, prompt, .. } = item;
             let sample = move |sample| Wanted::sample(*line, id, prompt, sample, rollout.max_new_tokens);
             (0..samples).map(sample).chain([Wanted::real(item)])
@@ -87,7 +89,9 @@ impl<D: Device + Clone> Run<'_, D> {
         let wanted = wanted.collect();
         let sampling = Sampling { temperature: *rollout.temperature.of(k), top_k: rollout.top_k, top_p: rollout.top_p };
         let all = self.complete(&name, &format!("iter-{}", k - 1), wanted, sampling, k as u64)?;
-        let (samples, real): (Vec<_>, Vec<_>) = all.into_iter().partition(|rollout| rollout.sample.is_some());
+        let (samples, mut real): (Vec<_>, Vec<_>) = all.into_iter().partition(|rollout| rollout.sample.is_some());
+        // The engine sees a stop token at the end, not whether the data went on.
+        real.iter_mut().zip(finishes).for_each(|(real, finish)| real.response.finish = finish);
         let files = [format!("{name}.jsonl"), format!("iter-{k}/real.jsonl")];
         write_lines(&self.path(&files[0]), &samples)?;
         write_lines(&self.path(&files[1]), &real)?;

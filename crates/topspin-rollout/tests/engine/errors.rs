@@ -42,8 +42,8 @@ fn requests_that_cannot_be_run_are_named() {
         "the response of request 1 is empty: give it one token at least, such as the end-of-turn token"
     );
     assert_eq!(
-        message(settings(), score(vec![3; 30], vec![4; 51])),
-        "the prompt of request 1 and its response have 81 tokens, but the model's context holds 80: shorten them"
+        message(settings(), score(vec![3; 30], vec![4; 52])),
+        "the prompt of request 1 and its response have 82 tokens, but the model's context holds 80: shorten them"
     );
     assert_eq!(
         message(EngineSettings { kv_slots: Some(60), ..settings() }, score(vec![3; 20], vec![4; 30])),

@@ -44,7 +44,8 @@ fn requests() -> impl Strategy<Value = Vec<Request>> {
             }
             task(at).prop_map(move |mut task| {
                 if let Task::Score { token_ids } = &mut task {
-                    token_ids.truncate(CONTEXT - prompt.len());
+                    // The last token is not fed.
+                    token_ids.truncate(CONTEXT + 1 - prompt.len());
                 }
                 Request { prompt: prompt.clone(), task }
             })
