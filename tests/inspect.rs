@@ -119,7 +119,7 @@ fn says_what_a_path_is() {
     epochs = 1
     batch_pairs = 16
     pairs_per_prompt = 4
-    batch_tokens = 512
+    batch_tokens = 1024
     clip = 1.0
     weight_decay = 0.0
     beta1 = 0.9

@@ -298,7 +298,9 @@ mod x86 {
     pub(super) const NARROWEST: usize = 8;
     /// Steps of columns that are asked for before their turn: of a matrix in memory they lie a row apart, which the
     /// processor does not foresee.
-    const AHEAD: usize = 32;
+    const COLUMNS_AHEAD: usize = 32;
+    /// Numbers of rows that are: it foresees these, but not so many rows side by side.
+    const ROWS_AHEAD: usize = 128;
 
     /// [`super::interleave`] in bf16, for widths from [`NARROWEST`] on.
     pub(super) fn interleave(
@@ -337,6 +339,8 @@ mod x86 {
             let mut units = [_mm512_setzero_si512(); LANES];
             for (units, line) in units.iter_mut().zip(lines.clone()) {
                 let line = &from.data[line * from.depth..][first..from.depth];
+                fetch(line, ROWS_AHEAD);
+                fetch(line, ROWS_AHEAD + LANES);
                 *units = round(load(line), load(line.get(LANES..).unwrap_or_default()));
             }
             for (units, to) in transposed(units).into_iter().zip(to) {
@@ -357,12 +361,18 @@ mod x86 {
             true => load(&from.data[row * from.lines..][lines.clone()]),
             false => _mm512_setzero_ps(),
         };
-        let fetch = |row: usize| prefetch(from.data.as_ptr().wrapping_add(row * from.lines + lines.start));
         for (to, step) in to.iter_mut().zip(steps) {
-            fetch(2 * (step + AHEAD));
-            fetch(2 * (step + AHEAD) + 1);
+            let ahead = 2 * (step + COLUMNS_AHEAD);
+            fetch(from.data, ahead * from.lines + lines.start);
+            fetch(from.data, (ahead + 1) * from.lines + lines.start);
             store(to, _mm512_permutexvar_epi16(order, round(row(2 * step), row(2 * step + 1))));
         }
+    }
+
+    /// Asks for the number at index `at`, which may lie outside.
+    #[inline(always)]
+    fn fetch(from: &[f32], at: usize) {
+        prefetch(from.as_ptr().wrapping_add(at));
     }
 
     /// The first 16 numbers of `from`, zeros for those that it lacks.
