@@ -1,6 +1,7 @@
 //! Attention's result for a path is the same to the bit however the path is stored, cut and accompanied.
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::{Device, HeadShape, Segment, Span};
 use topspin_kernels::gemm::Precision;
@@ -63,6 +64,59 @@ proptest! {
                 let scattered = pool.install(|| run(&cpu, precision, &qkv, heads, &slots, slot, &spans));
                 prop_assert_eq!(scattered, alone(&cpu, precision, &qkv, heads));
             }
+        }
+    }
+}
+
+/// Gradients of a batch, from a forward of its own.
+fn backward(
+    cpu: &Cpu,
+    precision: Precision,
+    qkv: &Vec<f32>,
+    dout: &Vec<f32>,
+    heads: HeadShape,
+    spans: &[Span],
+) -> Vec<f32> {
+    let rows = qkv.len() / heads.qkv_width();
+    let (out, lse) = run(cpu, precision, qkv, heads, &(0..rows as u32).collect::<Vec<_>>(), rows, spans);
+    let mut dqkv = vec![f32::NAN; qkv.len()];
+    cpu.attention_backward(precision, all_mut(&mut dqkv), all(dout), all(&out), all(qkv), all(&lse), spans, heads);
+    dqkv
+}
+
+/// A root of as many rows and two branches behind it, from a row on.
+fn tree(first: usize, [root, left, right]: [usize; 3]) -> Vec<Span> {
+    let root = Segment { start: first, len: root };
+    let left = Segment { start: first + root.len, len: left };
+    let right = Segment { start: left.start + left.len, len: right };
+    let rows = |segment: Segment| segment.start..segment.start + segment.len;
+    let behind = |segment| Span { rows: rows(segment), path: vec![root, segment] };
+    vec![Span { rows: rows(root), path: vec![root] }, behind(left), behind(right)]
+}
+
+/// So many trees that what lies between the passes of the backward does not fit at once, and some are cut there.
+#[test]
+fn a_trees_gradients_do_not_depend_on_its_neighbours() {
+    let heads = HeadShape { num_heads: 6, num_kv_heads: 2, head_dim: 10 };
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut some = |len: usize| values(len).new_tree(&mut runner).unwrap().current();
+    let sizes: Vec<_> = (0..24).map(|at| [90 + at, 80 + 3 * at, 120 - 2 * at]).collect();
+    let (mut spans, mut trees, mut rows) = (Vec::new(), Vec::new(), 0);
+    for sizes in sizes {
+        spans.extend(tree(rows, sizes));
+        let len = sizes.iter().sum::<usize>();
+        trees.push((rows..rows + len, tree(0, sizes)));
+        rows += len;
+    }
+    let (qkv, dout) = (some(rows * heads.qkv_width()), some(rows * heads.q_width()));
+    let cpu = Cpu::new();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let together = backward(&cpu, precision, &qkv, &dout, heads, &spans);
+        for (rows, spans) in &trees {
+            let of = |x: &[f32], width: usize| x[rows.start * width..rows.end * width].to_vec();
+            let (qkv, dout) = (of(&qkv, heads.qkv_width()), of(&dout, heads.q_width()));
+            let alone = backward(&cpu, precision, &qkv, &dout, heads, spans);
+            assert!(alone == of(&together, heads.qkv_width()), "{precision:?}, rows {rows:?}");
         }
     }
 }

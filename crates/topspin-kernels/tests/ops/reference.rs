@@ -62,6 +62,41 @@ pub fn attention(qkv: &[f64], spans: &[Span], heads: HeadShape) -> Vec<f64> {
     out
 }
 
+/// For each gradient of [`attention`]'s inputs the sum of its terms' sizes, each a probability or the gradient of a score
+/// times a channel, where a gradient of a score counts as the sizes of its own two terms.
+pub fn attention_gradient_sizes(qkv: &[f64], dout: &[f32], spans: &[Span], heads: HeadShape) -> Vec<f64> {
+    let (c, width) = (heads.head_dim, heads.qkv_width());
+    let scale = 1.0 / (c as f64).sqrt();
+    let mut sizes = vec![0.0; qkv.len()];
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    for span in spans {
+        let seen: Vec<usize> =
+            span.path.iter().flat_map(|segment| segment.start..segment.start + segment.len).collect();
+        for (row, head) in span.rows.clone().flat_map(|row| (0..heads.num_heads).map(move |head| (row, head))) {
+            let visible = &seen[..seen.len() - (span.rows.end - 1 - row)];
+            let (q_at, kv_head) = (row * width + head * c, head * heads.num_kv_heads / heads.num_heads);
+            let k_at = |slot: usize| slot * width + heads.q_width() + kv_head * c;
+            let v_at = |slot: usize| k_at(slot) + heads.kv_width();
+            let d: Vec<f64> = dout[row * heads.q_width() + head * c..][..c].iter().map(|&d| f64::from(d)).collect();
+            let scores: Vec<f64> =
+                visible.iter().map(|&slot| scale * dot(&qkv[q_at..][..c], &qkv[k_at(slot)..][..c])).collect();
+            let sum: f64 = scores.iter().map(|score| score.exp()).sum();
+            let p: Vec<f64> = scores.iter().map(|score| score.exp() / sum).collect();
+            let dp: Vec<f64> = visible.iter().map(|&slot| dot(&d, &qkv[v_at(slot)..][..c])).collect();
+            let mean = dot(&p, &dp).abs();
+            for ((&slot, p), dp) in visible.iter().zip(p).zip(dp) {
+                let ds = p * (dp.abs() + mean) * scale;
+                for i in 0..c {
+                    sizes[q_at + i] += ds * qkv[k_at(slot) + i].abs();
+                    sizes[k_at(slot) + i] += ds * qkv[q_at + i].abs();
+                    sizes[v_at(slot) + i] += p * d[i].abs();
+                }
+            }
+        }
+    }
+    sizes
+}
+
 pub fn logprobs(logits: &[f64], targets: &[u32]) -> Vec<f64> {
     let v = logits.len() / targets.len();
     let row = |(row, &target): (&[f64], &u32)| {
