@@ -269,6 +269,8 @@ portable!(Plain, |a, b, c| a * b + c);
 
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512, Avx512Bf16};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{pair_lanes, round_to_bf16};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -519,34 +521,48 @@ mod x86 {
             // SAFETY: `self` proves AVX-512 BF16; both halves of `x` and the pairs are as long as a vector.
             unsafe {
                 let [low, high] = [0, 16].map(|at| _mm512_loadu_ps(x.as_ptr().add(at)));
-                let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-                _mm512_storeu_si512(pairs.as_mut_ptr().cast(), halves);
+                _mm512_storeu_si512(pairs.as_mut_ptr().cast(), round_to_bf16(low, high));
             }
             pairs
         }
 
         #[inline(always)]
         fn pair_rows(self, even: &[f32; 16], odd: &[f32; 16]) -> [u32; 16] {
-            // Halves of a pair: first the 16 of `even`, then those of `odd`.
-            const ORDER: [u16; 32] = {
-                let mut order = [0; 32];
-                let mut at = 0;
-                while at < 32 {
-                    order[at] = (at / 2 + at % 2 * 16) as u16;
-                    at += 1;
-                }
-                order
-            };
             let mut pairs = [0; 16];
             // SAFETY: `self` proves AVX-512 BF16 and BW; all arrays are as long as a vector.
             unsafe {
-                let halves = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(odd.as_ptr()), _mm512_loadu_ps(even.as_ptr()));
-                let halves = std::mem::transmute::<__m512bh, __m512i>(halves);
-                let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
-                _mm512_storeu_si512(pairs.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, halves));
+                let lanes = pair_lanes(_mm512_loadu_ps(even.as_ptr()), _mm512_loadu_ps(odd.as_ptr()));
+                _mm512_storeu_si512(pairs.as_mut_ptr().cast(), lanes);
             }
             pairs
         }
+    }
+
+    /// 32 numbers as bf16, first those of `low`: to nearest and ties to even, denormals to zero.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(crate) fn round_to_bf16(low: __m512, high: __m512) -> __m512i {
+        // SAFETY: both types are 512 bits, and any bits will do.
+        unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+    }
+
+    /// 16 pairs of bf16 of the numbers in the same lane, the even one in the low half.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(crate) fn pair_lanes(even: __m512, odd: __m512) -> __m512i {
+        // Halves of a pair: first the 16 of `even`, then those of `odd`. A constant, or each call would make it anew.
+        const ORDER: [u16; 32] = {
+            let mut order = [0; 32];
+            let mut at = 0;
+            while at < 32 {
+                order[at] = (at / 2 + at % 2 * 16) as u16;
+                at += 1;
+            }
+            order
+        };
+        // SAFETY: both types are 512 bits, and any bits will do.
+        let order = unsafe { std::mem::transmute::<[u16; 32], __m512i>(ORDER) };
+        _mm512_permutexvar_epi16(order, round_to_bf16(even, odd))
     }
 }
 

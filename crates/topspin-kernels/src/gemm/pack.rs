@@ -292,7 +292,7 @@ mod x86 {
 
     use super::super::lanes::LANES;
     use super::{Operand, for_each_group};
-    use crate::simd::{Level, prefetch};
+    use crate::simd::{Level, pair_lanes, prefetch, round_to_bf16};
 
     /// Width of the narrowest tiles that whole vectors pay for.
     pub(super) const NARROWEST: usize = 8;
@@ -341,7 +341,7 @@ mod x86 {
                 let line = &from.data[line * from.depth..][first..from.depth];
                 fetch(line, ROWS_AHEAD);
                 fetch(line, ROWS_AHEAD + LANES);
-                *units = round(load(line), load(line.get(LANES..).unwrap_or_default()));
+                *units = round_to_bf16(load(line), load(line.get(LANES..).unwrap_or_default()));
             }
             for (units, to) in transposed(units).into_iter().zip(to) {
                 store(to, units);
@@ -353,10 +353,6 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn zip<const W: usize>(to: &mut [[u32; W]], from: Operand, lines: Range<usize>, steps: Range<usize>) {
-        // Halves of a unit: first the even row's 16 numbers, then the odd row's.
-        let order: [u16; 2 * LANES] = std::array::from_fn(|at| (at / 2 + at % 2 * LANES) as u16);
-        // SAFETY: both types are 512 bits, and any bits will do.
-        let order = unsafe { std::mem::transmute::<[u16; 2 * LANES], __m512i>(order) };
         let row = |row: usize| match row < from.depth {
             true => load(&from.data[row * from.lines..][lines.clone()]),
             false => _mm512_setzero_ps(),
@@ -365,7 +361,7 @@ mod x86 {
             let ahead = 2 * (step + COLUMNS_AHEAD);
             fetch(from.data, ahead * from.lines + lines.start);
             fetch(from.data, (ahead + 1) * from.lines + lines.start);
-            store(to, _mm512_permutexvar_epi16(order, round(row(2 * step), row(2 * step + 1))));
+            store(to, pair_lanes(row(2 * step), row(2 * step + 1)));
         }
     }
 
@@ -395,14 +391,6 @@ mod x86 {
     #[inline(always)]
     fn mask(len: usize) -> u16 {
         if len >= LANES { u16::MAX } else { (1 << len) - 1 }
-    }
-
-    /// 32 numbers as bf16, to nearest and ties to even.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn round(low: __m512, high: __m512) -> __m512i {
-        // SAFETY: both types are 512 bits, and any bits will do.
-        unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
     }
 
     /// The transpose of a matrix of 16 x 16 units.
