@@ -147,6 +147,7 @@ fn runs(layout: &Layout, decays: fn(&Entry) -> bool) -> Vec<(Range<usize>, bool)
 #[cfg(test)]
 mod tests {
     use topspin_kernels::cpu::Cpu;
+    use topspin_kernels::memory::Memory;
 
     use super::*;
 
@@ -173,10 +174,10 @@ mod tests {
         for rule in rules {
             let settings = OptimizerSettings { rule, weight_decay: 0.5, decays: matrices };
             let mut optimizer = Optimizer::new(&device, &layout(), settings);
-            let before: Vec<f32> = (1..=16).map(|x| x as f32).collect();
+            let before = Memory::from((1..=16).map(|x| x as f32).collect::<Vec<_>>());
             let mut params = before.clone();
-            optimizer.step(&device, &mut params, &vec![0.0; 16], 1.0, 0.1);
-            for (at, (before, after)) in before.iter().zip(&params).enumerate() {
+            optimizer.step(&device, &mut params, &Memory::zeroed(16), 1.0, 0.1);
+            for (at, (before, after)) in before.iter().zip(&params[..]).enumerate() {
                 let decays = !(6..10).contains(&at);
                 assert_eq!(before != after, decays, "{rule:?}, element {at}: {before} -> {after}");
             }

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::gemm::Precision;
+use crate::memory::Memory;
 
 /// A shared view of part of a buffer.
 pub struct In<'a, B> {
@@ -178,7 +179,7 @@ pub trait Device: Send + Sync {
     /// Zeroed memory of `len` elements.
     fn alloc(&self, len: usize) -> Self::Buffer;
     /// Memory that holds `from`. On a device that shares the host's memory it is that memory, not a copy.
-    fn upload(&self, from: Vec<f32>) -> Self::Buffer;
+    fn upload(&self, from: Memory<f32>) -> Self::Buffer;
     /// Copies from the host.
     fn write(&self, to: Out<Self::Buffer>, from: &[f32]);
     /// Copies to the host.

@@ -25,6 +25,7 @@ mod product;
 mod tile;
 
 use crate::device::Use;
+use crate::memory::Memory;
 use crate::simd::Level;
 use lanes::LANES;
 use pack::{Operand, pack_panels, steps};
@@ -58,9 +59,9 @@ pub struct Weight {
     n: usize,
     k: usize,
     /// Panels of 16 rows of the matrix, for the forward.
-    forward: Option<Vec<u32>>,
+    forward: Option<Memory<u32>>,
     /// Panels of 16 of its columns, for the gradient of the input.
-    backward: Option<Vec<u32>>,
+    backward: Option<Memory<u32>>,
 }
 
 impl Weight {
@@ -74,7 +75,7 @@ impl Weight {
     pub fn prepare(level: Level, precision: Precision, w: &[f32], n: usize, k: usize, for_use: Use) -> Self {
         assert!(n > 0 && k > 0, "weights of shape [{n}, {k}]");
         let panels =
-            |lines: usize, depth: usize| Some(vec![0; lines.next_multiple_of(LANES) * steps(precision, depth)]);
+            |lines: usize, depth: usize| Some(Memory::zeroed(lines.next_multiple_of(LANES) * steps(precision, depth)));
         let (forward, backward) = match (for_use, precision) {
             (Use::Forward, _) => (panels(n, k), None),
             (Use::ForwardAndBackward, Precision::Bf16) => (panels(n, k), panels(k, n)),
@@ -102,7 +103,7 @@ impl Weight {
 }
 
 /// Panels that are there, or the operand that they are to be made of.
-fn panels<'a>(packed: &'a Option<Vec<u32>>, plain: Operand<'a>) -> Panels<'a> {
+fn panels<'a>(packed: &'a Option<Memory<u32>>, plain: Operand<'a>) -> Panels<'a> {
     packed.as_deref().map_or(Panels::Plain(plain), Panels::Packed)
 }
 

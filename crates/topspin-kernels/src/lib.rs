@@ -4,6 +4,7 @@ mod bf16;
 pub mod cpu;
 pub mod device;
 pub mod gemm;
+pub mod memory;
 pub mod rate;
 pub mod rng;
 pub mod simd;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::device::{Buffer, Device, Use};
 use crate::gemm::Precision;
+use crate::memory::Memory;
 
 /// The shape of a matrix product, `[rows, depth] · [depth, columns]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,14 +74,16 @@ pub fn times(span: Duration, work: &mut impl FnMut()) -> Vec<f64> {
 }
 
 /// Numbers in -0.5 .. 0.5, none of them 0: zeros are multiplied faster by some processors.
-pub fn noise(len: usize) -> Vec<f32> {
+pub fn noise(len: usize) -> Memory<f32> {
     let mut state = 1_u32;
     let mut next = || {
         // Knuth's linear congruential generator: good enough for a clock, and much faster than filling memory by Philox.
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         ((state >> 9) as f32 + 0.5) / (1 << 23) as f32 - 0.5
     };
-    (0..len).map(|_| next()).collect()
+    let mut numbers = Memory::zeroed(len);
+    numbers.iter_mut().for_each(|number| *number = next());
+    numbers
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::device::{AdamW, Device, HeadShape, In, Out, RmsProp, Span, Use};
 use crate::gemm::Precision;
+use crate::memory::Memory;
 use crate::rate::Product;
 
 /// Seconds by operation, under the name that the operation has in [`Device`].
@@ -85,7 +86,7 @@ impl<D: Device> Device for Timed<D> {
         self.device.alloc(len)
     }
 
-    fn upload(&self, from: Vec<f32>) -> Self::Buffer {
+    fn upload(&self, from: Memory<f32>) -> Self::Buffer {
         self.device.upload(from)
     }
 

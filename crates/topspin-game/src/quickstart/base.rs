@@ -93,7 +93,7 @@ pub fn train<D: Device + Clone>(
     };
     let parameters = initial_parameters(&config, seed);
     // So small a model gains nothing from bf16.
-    let decoder = Decoder::new(device.clone(), config, parameters, Precision::F32, Use::ForwardAndBackward);
+    let decoder = Decoder::new(device.clone(), config, parameters.into(), Precision::F32, Use::ForwardAndBackward);
     let mut trainer = Trainer::new(decoder, settings);
     observer.begin("base model", "steps", batches.total() as usize, 0);
     for chosen in batches {

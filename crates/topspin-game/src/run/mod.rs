@@ -49,6 +49,7 @@ use serde_json::{Map, Value};
 use topspin_files::Lock;
 use topspin_kernels::device::{Device, Use};
 use topspin_kernels::gemm::Precision;
+use topspin_kernels::memory::Memory;
 use topspin_model::decoder::Decoder;
 use topspin_model::source::{ModelFiles, ModelSource};
 
@@ -226,7 +227,7 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// A decoder with the weights of `files`.
     fn decoder_of(&self, files: &ModelFiles, for_use: Use) -> Result<Decoder<D>, RunError> {
-        let mut parameters = vec![0.0; files.config.layout().len()];
+        let mut parameters = Memory::zeroed(files.config.layout().len());
         files.read_parameters(&mut parameters)?;
         Ok(Decoder::new(self.device.clone(), files.config.clone(), parameters, self.precision, for_use))
     }

@@ -12,6 +12,7 @@ use topspin_kernels::arena::Entry;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::Precision;
+use topspin_kernels::memory::Memory;
 use topspin_kernels::rng::Rng;
 use topspin_model::config::DecoderConfig;
 use topspin_model::decoder::{Decoder, Keep};
@@ -58,7 +59,7 @@ pub fn params(config: &DecoderConfig, seed: u64) -> Vec<f32> {
 }
 
 pub fn decoder(config: &DecoderConfig, params: &[f32], precision: Precision) -> Decoder<Cpu> {
-    Decoder::new(Cpu::new(), config.clone(), params.to_vec(), precision, Use::ForwardAndBackward)
+    Decoder::new(Cpu::new(), config.clone(), params.into(), precision, Use::ForwardAndBackward)
 }
 
 pub fn settings(rule: Rule, batch_tokens: usize) -> TrainSettings {
@@ -118,7 +119,7 @@ pub fn distance(found: &[f32], expected: &[f32]) -> f64 {
 /// How far `found` is from the sum of `terms`, arenas all, in the worst tensor and relative to the largest magnitude of
 /// any term there, if that is not below a hundredth of the arena's. Where terms cancel, no more than their rounding
 /// errors can be expected to agree.
-pub fn distance_from_sum(config: &DecoderConfig, found: &[f32], terms: &[Vec<f32>]) -> (f64, String) {
+pub fn distance_from_sum(config: &DecoderConfig, found: &[f32], terms: &[Memory<f32>]) -> (f64, String) {
     let expected: Vec<f32> = (0..found.len()).map(|at| terms.iter().map(|term| term[at]).sum()).collect();
     let largest = |range: Range<usize>| terms.iter().map(|term| magnitude(&term[range.clone()])).fold(0.0, f64::max);
     let floor = 1e-2 * largest(0..found.len());

@@ -7,6 +7,7 @@ use topspin_game::pair::{Example, Response, Tree, all_pairs};
 use topspin_game::trainer::TrainSettings;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::gemm::Precision;
+use topspin_kernels::memory::Memory;
 use topspin_model::batch::Batch;
 use topspin_model::config::DecoderConfig;
 use topspin_model::decoder::{Decoder, Keep, Tape};
@@ -39,7 +40,7 @@ impl FullRows {
     }
 
     /// Adds to `grads` `d` times the gradient of the response's summed log-probability.
-    fn backward(&mut self, prompt: &[u32], response: &[u32], d: f64, grads: &mut Vec<f32>) {
+    fn backward(&mut self, prompt: &[u32], response: &[u32], d: f64, grads: &mut Memory<f32>) {
         let batch = full_row(prompt, response);
         self.decoder.logprobs(&batch, &mut self.tape);
         self.decoder.backward(&batch, &mut self.tape, &vec![d as f32; response.len()], grads, true);
@@ -72,7 +73,7 @@ proptest! {
 
         let mut rows = FullRows::new(&config, seed);
         let (mut loss, mut margins) = (0.0, 0.0);
-        let mut terms = vec![vec![0.0; trainer.grads().len()]; 2];
+        let mut terms = [(); 2].map(|()| Memory::zeroed(trainer.grads().len()));
         for pair in &pairs {
             let tree = &trees[pair.tree];
             let generated = &tree.generated[pair.generated];
@@ -108,7 +109,7 @@ proptest! {
         let mut rows = FullRows::new(&config, seed);
         let tokens = examples.iter().map(|example| example.response.len()).sum::<usize>() as f64;
         let mut loss = 0.0;
-        let mut terms = vec![vec![0.0; trainer.grads().len()]];
+        let mut terms = [Memory::zeroed(trainer.grads().len())];
         for Example { prompt, response, .. } in &examples {
             loss -= rows.logprobs(prompt, response).iter().map(|&x| f64::from(x)).sum::<f64>() / tokens;
             rows.backward(prompt, response, -1.0 / tokens, &mut terms[0]);

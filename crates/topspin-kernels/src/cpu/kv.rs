@@ -3,21 +3,23 @@
 use std::cell::RefCell;
 use std::thread::LocalKey;
 
+use bytemuck::Pod;
 use rayon::prelude::*;
 
 use super::math::LANES;
 use crate::bf16;
 use crate::device::HeadShape;
 use crate::gemm::Precision;
+use crate::memory::Memory;
 use crate::multiversion;
 use crate::simd::{Arithmetic, Level};
 
 /// In what form keys and values are held and multiplied.
 pub trait Format: Copy + Send + Sync {
     /// The part of a key that one lane holds: some neighbouring channels.
-    type Key: Copy + Default + Send + Sync + 'static;
+    type Key: Pod + Send + Sync + 'static;
     /// A channel of a value.
-    type Value: Copy + Default + Send + Sync;
+    type Value: Pod + Send + Sync;
     /// 16 keys' parts in registers.
     type Keys<M: Arithmetic>: Copy;
     /// Channels in a [`Self::Key`].
@@ -40,22 +42,19 @@ pub trait Format: Copy + Send + Sync {
     /// 16 channels of a value.
     fn load_values<M: Arithmetic>(math: M, values: &[Self::Value; LANES]) -> M::Lanes;
     /// This thread's memory that nobody uses, see [`borrow`].
-    fn unused() -> &'static LocalKey<RefCell<Vec<Vec<Self::Key>>>>;
+    fn unused() -> &'static LocalKey<RefCell<Vec<Memory<Self::Key>>>>;
 }
 
 thread_local! {
-    static UNUSED_SINGLE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-    static UNUSED_PAIRS: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
+    static UNUSED_SINGLE: RefCell<Vec<Memory<f32>>> = const { RefCell::new(Vec::new()) };
+    static UNUSED_PAIRS: RefCell<Vec<Memory<u32>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `work` with `len` keys' parts of any content, in memory that the thread keeps: pages that are returned and asked
 /// for again at every call cost more than what is written there.
 pub fn borrow<F: Format, R>(len: usize, work: impl FnOnce(&mut [F::Key]) -> R) -> R {
     let mut memory = F::unused().with_borrow_mut(|unused| unused.pop().unwrap_or_default());
-    if memory.len() < len {
-        memory.resize(len, F::Key::default());
-    }
-    let result = work(&mut memory[..len]);
+    let result = work(memory.grown(len));
     F::unused().with_borrow_mut(|unused| unused.push(memory));
     result
 }
@@ -110,7 +109,7 @@ impl Format for F32 {
         math.load(values)
     }
 
-    fn unused() -> &'static LocalKey<RefCell<Vec<Vec<f32>>>> {
+    fn unused() -> &'static LocalKey<RefCell<Vec<Memory<f32>>>> {
         &UNUSED_SINGLE
     }
 }
@@ -165,7 +164,7 @@ impl Format for Bf16 {
         math.widen(values)
     }
 
-    fn unused() -> &'static LocalKey<RefCell<Vec<Vec<u32>>>> {
+    fn unused() -> &'static LocalKey<RefCell<Vec<Memory<u32>>>> {
         &UNUSED_PAIRS
     }
 }
@@ -191,8 +190,8 @@ pub struct Store<F: Format> {
 }
 
 struct Layer<F: Format> {
-    keys: Vec<F::Key>,
-    values: Vec<F::Value>,
+    keys: Memory<F::Key>,
+    values: Memory<F::Value>,
 }
 
 /// Keys and values of one head of one layer.
@@ -237,8 +236,8 @@ impl<F: Format> Store<F> {
     fn new(layers: usize, slots: usize, heads: HeadShape) -> Self {
         let slots = slots.next_multiple_of(LANES);
         let layer = || Layer {
-            keys: vec![F::Key::default(); heads.num_kv_heads * slots * parts::<F>(heads.head_dim)],
-            values: vec![F::Value::default(); heads.num_kv_heads * slots * padded_dim(heads.head_dim)],
+            keys: Memory::zeroed(heads.num_kv_heads * slots * parts::<F>(heads.head_dim)),
+            values: Memory::zeroed(heads.num_kv_heads * slots * padded_dim(heads.head_dim)),
         };
         Self { heads, slots, layers: (0..layers).map(|_| layer()).collect() }
     }

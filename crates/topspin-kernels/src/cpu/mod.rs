@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use crate::device::{AdamW, Buffer, Device, HeadShape, In, Out, RmsProp, Span, Use};
 use crate::gemm::{self, Precision, Weight};
+use crate::memory;
 use crate::simd::Level;
 pub use kv::KvStore;
 
@@ -53,13 +54,13 @@ impl Default for Cpu {
     }
 }
 
-impl Buffer for Vec<f32> {
+type Memory = memory::Memory<f32>;
+
+impl Buffer for Memory {
     fn len(&self) -> usize {
-        self.len()
+        <[f32]>::len(self)
     }
 }
-
-type Memory = Vec<f32>;
 
 impl<'a> In<'a, Memory> {
     fn get(self) -> &'a [f32] {
@@ -79,10 +80,10 @@ impl Device for Cpu {
     type Kv = KvStore;
 
     fn alloc(&self, len: usize) -> Memory {
-        vec![0.0; len]
+        Memory::zeroed(len)
     }
 
-    fn upload(&self, from: Vec<f32>) -> Memory {
+    fn upload(&self, from: Memory) -> Memory {
         from
     }
 

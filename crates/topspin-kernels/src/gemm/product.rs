@@ -13,6 +13,7 @@ use super::Precision;
 use super::lanes::LANES;
 use super::pack::{Operand, pack_panels, pack_rows, pack_rows_here, steps};
 use super::tile::{Block, GROUP, Kernel};
+use crate::memory::Memory;
 use crate::simd::Level;
 
 /// Longest block of the reduction, in steps.
@@ -38,8 +39,8 @@ pub(super) enum Panels<'a> {
 thread_local! {
     /// Memory for packed rows and panels, kept between products. Taken while in use: a thread that waits for its own
     /// product may be lent to another one.
-    static ROWS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
-    static PANELS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+    static ROWS: Cell<Memory<u32>> = Cell::default();
+    static PANELS: Cell<Memory<u32>> = Cell::default();
 }
 
 /// What a product is added to.
@@ -86,7 +87,7 @@ pub(super) fn product(
                 let mut packed = PANELS.take();
                 for first in (0..columns).step_by(width) {
                     let part = first..columns.min(first + width);
-                    let panels = grown(&mut packed, part.len().next_multiple_of(LANES) * steps.len());
+                    let panels = packed.grown(part.len().next_multiple_of(LANES) * steps.len());
                     pack_panels(level, precision, panels, operand, part.clone(), steps.clone());
                     multiply(panels, steps.len() * LANES, part);
                 }
@@ -101,14 +102,6 @@ pub(super) fn product(
             Plus::Matrix(matrix) => out.copy_from_slice(matrix),
         }
     }
-}
-
-/// The first `len` units of `memory`, which grows if it has to.
-fn grown(memory: &mut Vec<u32>, len: usize) -> &mut [u32] {
-    if memory.len() < len {
-        memory.resize(len, 0);
-    }
-    &mut memory[..len]
 }
 
 /// The result and what it is added to. Tasks may share it, since each writes its own part.
@@ -166,7 +159,7 @@ impl Product<'_> {
                 return;
             }
             let mut memory = ROWS.take();
-            let packed = grown(&mut memory, lines.len() * self.steps.len());
+            let packed = memory.grown(lines.len() * self.steps.len());
             pack_rows_here(self.level, self.precision, packed, self.rows, lines.clone(), self.steps.clone(), tallest);
             // SAFETY: no other task has these rows.
             unsafe { self.multiply(out, packed, lines.start, 0..panel_count) };
@@ -178,7 +171,7 @@ impl Product<'_> {
             (0..tasks).into_par_iter().with_max_len(1).for_each(rows_alone);
         } else {
             let mut memory = ROWS.take();
-            let packed = grown(&mut memory, lines * self.steps.len());
+            let packed = memory.grown(lines * self.steps.len());
             pack_rows(self.level, self.precision, packed, self.rows, 0..lines, self.steps.clone(), tallest);
             // Two panels at least, so that tiles of few rows stay wide.
             let pairs = panel_count.div_ceil(2);

@@ -6,7 +6,7 @@ use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::{Device, HeadShape, Segment, Span};
 use topspin_kernels::gemm::Precision;
 
-use crate::{all, all_mut, devices, error, f64s, gradient, reference, values};
+use crate::{Memory, all, all_mut, devices, error, f64s, filled, gradient, reference, values};
 
 /// Random trees: a root span and branches behind it, packed one after another.
 pub fn trees() -> impl Strategy<Value = Vec<Span>> {
@@ -36,7 +36,7 @@ pub fn heads() -> impl Strategy<Value = HeadShape> {
     })
 }
 
-fn case() -> impl Strategy<Value = (Vec<Span>, HeadShape, Vec<f32>, Vec<f32>)> {
+fn case() -> impl Strategy<Value = (Vec<Span>, HeadShape, Memory, Memory)> {
     (trees(), heads()).prop_flat_map(|(spans, heads)| {
         let rows = spans[spans.len() - 1].rows.end;
         (Just(spans), Just(heads), values(rows * heads.qkv_width()), values(rows * heads.q_width()))
@@ -44,19 +44,20 @@ fn case() -> impl Strategy<Value = (Vec<Span>, HeadShape, Vec<f32>, Vec<f32>)> {
 }
 
 /// The numbers that attention in `precision` sees, for a reference that rounds nothing.
-fn seen(precision: Precision, x: &[f32]) -> Vec<f32> {
-    match precision {
-        Precision::F32 => x.to_vec(),
-        Precision::Bf16 => x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
+fn seen(precision: Precision, x: &[f32]) -> Memory {
+    let mut seen = Memory::from(x);
+    if precision == Precision::Bf16 {
+        seen.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
     }
+    seen
 }
 
 /// Output and normaliser of the forward.
-fn run(cpu: &Cpu, precision: Precision, qkv: &Vec<f32>, spans: &[Span], heads: HeadShape) -> [Vec<f32>; 2] {
+fn run(cpu: &Cpu, precision: Precision, qkv: &Memory, spans: &[Span], heads: HeadShape) -> [Memory; 2] {
     let rows = qkv.len() / heads.qkv_width();
     let mut kv = cpu.kv(precision, 1, rows, heads);
     cpu.kv_append(&mut kv, 0, all(qkv), &(0..rows as u32).collect::<Vec<_>>());
-    let (mut out, mut lse) = (vec![0.0; rows * heads.q_width()], vec![0.0; rows * heads.num_heads]);
+    let (mut out, mut lse) = (Memory::zeroed(rows * heads.q_width()), Memory::zeroed(rows * heads.num_heads));
     cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(qkv), &kv, 0, spans);
     [out, lse]
 }
@@ -91,7 +92,7 @@ proptest! {
             let sizes = reference::attention_gradient_sizes(&f64s(&qkv), &dout, &spans, heads);
             for cpu in devices() {
                 let [out, lse] = run(&cpu, precision, &qkv, &spans, heads);
-                let mut dqkv = vec![5.0; qkv.len()];
+                let mut dqkv = filled(qkv.len(), 5.0);
                 cpu.attention_backward(
                     precision, all_mut(&mut dqkv), all(&dout), all(&out), all(&qkv), all(&lse), &spans, heads,
                 );

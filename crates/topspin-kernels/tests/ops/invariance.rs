@@ -7,10 +7,10 @@ use topspin_kernels::device::{Device, HeadShape, Segment, Span};
 use topspin_kernels::gemm::Precision;
 
 use crate::attention::heads;
-use crate::{all, all_mut, devices, values};
+use crate::{Memory, all, all_mut, devices, filled, values};
 
 /// Attention of one path as one segment of a fresh store.
-fn alone(cpu: &Cpu, precision: Precision, qkv: &Vec<f32>, heads: HeadShape) -> (Vec<f32>, Vec<f32>) {
+fn alone(cpu: &Cpu, precision: Precision, qkv: &Memory, heads: HeadShape) -> (Memory, Memory) {
     let rows = qkv.len() / heads.qkv_width();
     let spans = [Span { rows: 0..rows, path: vec![Segment { start: 0, len: rows }] }];
     run(cpu, precision, qkv, heads, &(0..rows as u32).collect::<Vec<_>>(), rows, &spans)
@@ -19,16 +19,16 @@ fn alone(cpu: &Cpu, precision: Precision, qkv: &Vec<f32>, heads: HeadShape) -> (
 fn run(
     cpu: &Cpu,
     precision: Precision,
-    qkv: &Vec<f32>,
+    qkv: &Memory,
     heads: HeadShape,
     slots: &[u32],
     size: usize,
     spans: &[Span],
-) -> (Vec<f32>, Vec<f32>) {
+) -> (Memory, Memory) {
     let rows = qkv.len() / heads.qkv_width();
     let mut kv = cpu.kv(precision, 1, size, heads);
     cpu.kv_append(&mut kv, 0, all(qkv), slots);
-    let (mut out, mut lse) = (vec![0.0; rows * heads.q_width()], vec![0.0; rows * heads.num_heads]);
+    let (mut out, mut lse) = (Memory::zeroed(rows * heads.q_width()), Memory::zeroed(rows * heads.num_heads));
     cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(qkv), &kv, 0, spans);
     (out, lse)
 }
@@ -69,17 +69,10 @@ proptest! {
 }
 
 /// Gradients of a batch, from a forward of its own.
-fn backward(
-    cpu: &Cpu,
-    precision: Precision,
-    qkv: &Vec<f32>,
-    dout: &Vec<f32>,
-    heads: HeadShape,
-    spans: &[Span],
-) -> Vec<f32> {
+fn backward(cpu: &Cpu, precision: Precision, qkv: &Memory, dout: &Memory, heads: HeadShape, spans: &[Span]) -> Memory {
     let rows = qkv.len() / heads.qkv_width();
     let (out, lse) = run(cpu, precision, qkv, heads, &(0..rows as u32).collect::<Vec<_>>(), rows, spans);
-    let mut dqkv = vec![f32::NAN; qkv.len()];
+    let mut dqkv = filled(qkv.len(), f32::NAN);
     cpu.attention_backward(precision, all_mut(&mut dqkv), all(dout), all(&out), all(qkv), all(&lse), spans, heads);
     dqkv
 }
@@ -113,7 +106,7 @@ fn a_trees_gradients_do_not_depend_on_its_neighbours() {
     for precision in [Precision::F32, Precision::Bf16] {
         let together = backward(&cpu, precision, &qkv, &dout, heads, &spans);
         for (rows, spans) in &trees {
-            let of = |x: &[f32], width: usize| x[rows.start * width..rows.end * width].to_vec();
+            let of = |x: &[f32], width: usize| Memory::from(&x[rows.start * width..rows.end * width]);
             let (qkv, dout) = (of(&qkv, heads.qkv_width()), of(&dout, heads.q_width()));
             let alone = backward(&cpu, precision, &qkv, &dout, heads, spans);
             assert!(alone == of(&together, heads.qkv_width()), "{precision:?}, rows {rows:?}");

@@ -10,22 +10,30 @@ mod reference;
 use proptest::prelude::*;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::{Buffer, In, Out};
+use topspin_kernels::memory;
 use topspin_kernels::simd::Level;
 
+type Memory = memory::Memory<f32>;
+
 /// Inputs that keep every function well away from where f32 has no digits left.
-fn values(len: usize) -> impl Strategy<Value = Vec<f32>> {
-    proptest::collection::vec(-2.0f32..2.0, len)
+fn values(len: usize) -> impl Strategy<Value = Memory> {
+    proptest::collection::vec(-2.0f32..2.0, len).prop_map(Memory::from)
+}
+
+/// `len` numbers, all the same.
+fn filled(len: usize, number: f32) -> Memory {
+    vec![number; len].into()
 }
 
 fn devices() -> impl Iterator<Item = Cpu> {
     Level::available().map(Cpu::with_level)
 }
 
-fn all(buffer: &Vec<f32>) -> In<'_, Vec<f32>> {
+fn all(buffer: &Memory) -> In<'_, Memory> {
     buffer.part(0..buffer.len())
 }
 
-fn all_mut(buffer: &mut Vec<f32>) -> Out<'_, Vec<f32>> {
+fn all_mut(buffer: &mut Memory) -> Out<'_, Memory> {
     let len = buffer.len();
     buffer.part_mut(0..len)
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use topspin_kernels::device::{AdamW, Device, RmsProp};
 
-use crate::{all, all_mut, devices, error, f64s, values};
+use crate::{Memory, all, all_mut, devices, error, f64s, values};
 
 proptest! {
     #[test]
@@ -23,7 +23,7 @@ proptest! {
             }
         }
         for cpu in devices() {
-            let (mut params, mut first, mut second) = (params.clone(), vec![0.0; p.len()], vec![0.0; p.len()]);
+            let (mut params, mut first, mut second) = (params.clone(), Memory::zeroed(p.len()), Memory::zeroed(p.len()));
             for (step, grads) in grads.iter().enumerate() {
                 let settings = AdamW { lr, beta1, beta2, eps, weight_decay, step: step as u32 + 1 };
                 let moments = (all_mut(&mut first), all_mut(&mut second));
@@ -48,7 +48,7 @@ proptest! {
             }
         }
         for cpu in devices() {
-            let (mut params, mut square) = (params.clone(), vec![0.0; p.len()]);
+            let (mut params, mut square) = (params.clone(), Memory::zeroed(p.len()));
             for grads in &grads {
                 let settings = RmsProp { lr, decay, eps, weight_decay };
                 cpu.rmsprop_step(all_mut(&mut params), all_mut(&mut square), all(grads), grad_scale, settings);
@@ -58,7 +58,8 @@ proptest! {
     }
 
     #[test]
-    fn sum_of_squares(x in (1usize..300_000).prop_map(|n| (0..n).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>())) {
+    fn sum_of_squares(x in (1usize..300_000).prop_map(|n| (0..n).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>())) {
+        let x = Memory::from(x);
         let exact: f64 = f64s(&x).iter().map(|x| x * x).sum();
         for cpu in devices() {
             prop_assert!((cpu.sum_squares(all(&x)) / exact - 1.0).abs() < 1e-12);

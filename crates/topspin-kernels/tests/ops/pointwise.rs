@@ -3,17 +3,17 @@
 use proptest::prelude::*;
 use topspin_kernels::device::{Device, HeadShape};
 
-use crate::{all, all_mut, devices, error, f64s, gradient, reference, values};
+use crate::{Memory, all, all_mut, devices, error, f64s, filled, gradient, reference, values};
 
-fn norm_case() -> impl Strategy<Value = (usize, Vec<f32>, Vec<f32>, Vec<f32>)> {
+fn norm_case() -> impl Strategy<Value = (usize, Memory, Memory, Memory)> {
     (1usize..6, 1usize..40).prop_flat_map(|(t, d)| (Just(d), values(t * d), values(d), values(t * d)))
 }
 
-fn swiglu_case() -> impl Strategy<Value = (usize, Vec<f32>, Vec<f32>)> {
+fn swiglu_case() -> impl Strategy<Value = (usize, Memory, Memory)> {
     (1usize..5, 1usize..40).prop_flat_map(|(t, f)| (Just(f), values(t * 2 * f), values(t * f)))
 }
 
-fn rope_case() -> impl Strategy<Value = (HeadShape, Vec<u32>, Vec<f32>, Vec<f32>)> {
+fn rope_case() -> impl Strategy<Value = (HeadShape, Vec<u32>, Memory, Memory)> {
     let shape = (1usize..4, 1usize..4, 1usize..12, 1usize..4);
     shape.prop_flat_map(|(group, kv, half, t)| {
         let heads = HeadShape { num_heads: group * kv, num_kv_heads: kv, head_dim: 2 * half };
@@ -22,18 +22,19 @@ fn rope_case() -> impl Strategy<Value = (HeadShape, Vec<u32>, Vec<f32>, Vec<f32>
     })
 }
 
-fn logprob_case() -> impl Strategy<Value = (Vec<f32>, Vec<u32>, Vec<f32>)> {
+fn logprob_case() -> impl Strategy<Value = (Memory, Vec<u32>, Memory)> {
     (1usize..5, 1usize..70)
         .prop_flat_map(|(n, v)| (values(n * v), proptest::collection::vec(0..v as u32, n), values(n)))
 }
 
-fn rope_table(head_dim: usize, positions: usize, theta: f64) -> Vec<f32> {
+fn rope_table(head_dim: usize, positions: usize, theta: f64) -> Memory {
     let angle = |p: usize, i: usize| p as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
     let half = head_dim / 2;
     (0..positions)
         .flat_map(|p| (0..half).map(move |i| angle(p, i).cos()).chain((0..half).map(move |i| angle(p, i).sin())))
         .map(|x| x as f32)
-        .collect()
+        .collect::<Vec<_>>()
+        .into()
 }
 
 proptest! {
@@ -44,11 +45,11 @@ proptest! {
         let dx_expected = gradient(&x64, &dy, |x| reference::rmsnorm(x, &w64, f64::from(eps)));
         let dw_expected = gradient(&w64, &dy, |w| reference::rmsnorm(&x64, w, f64::from(eps)));
         for cpu in devices() {
-            let (mut y, mut rstd) = (vec![0.0; x.len()], vec![0.0; x.len() / d]);
+            let (mut y, mut rstd) = (Memory::zeroed(x.len()), Memory::zeroed(x.len() / d));
             cpu.rmsnorm_forward(all_mut(&mut y), all_mut(&mut rstd), all(&x), all(&w), eps);
             prop_assert!(error(&y, &expected) < 1e-5);
             // Gradients are added to what is there.
-            let (mut dx, mut dw) = (vec![1.0; x.len()], vec![-1.0; d]);
+            let (mut dx, mut dw) = (filled(x.len(), 1.0), filled(d, -1.0));
             cpu.rmsnorm_backward(all_mut(&mut dx), all_mut(&mut dw), all(&dy), all(&x), all(&w), all(&rstd));
             dx.iter_mut().for_each(|dx| *dx -= 1.0);
             dw.iter_mut().for_each(|dw| *dw += 1.0);
@@ -62,11 +63,11 @@ proptest! {
         let expected = reference::swiglu(&f64s(&gate_up), width);
         let d_expected = gradient(&f64s(&gate_up), &dy, |gate_up| reference::swiglu(gate_up, width));
         for cpu in devices() {
-            let mut y = vec![0.0; dy.len()];
+            let mut y = Memory::zeroed(dy.len());
             cpu.swiglu_forward(all_mut(&mut y), all(&gate_up), width);
             prop_assert!(error(&y, &expected) < 1e-5);
-            let mut dgate_up = vec![9.0; gate_up.len()];
-            let mut y_again = vec![9.0; dy.len()];
+            let mut dgate_up = filled(gate_up.len(), 9.0);
+            let mut y_again = filled(dy.len(), 9.0);
             cpu.swiglu_backward(all_mut(&mut dgate_up), all_mut(&mut y_again), all(&dy), all(&gate_up), width);
             prop_assert_eq!(&y_again, &y);
             prop_assert!(error(&dgate_up, &d_expected) < 1e-5);
@@ -93,7 +94,7 @@ proptest! {
         let expected = reference::logprobs(&f64s(&logits), &targets);
         let d_expected = gradient(&f64s(&logits), &dlogp, |logits| reference::logprobs(logits, &targets));
         for cpu in devices() {
-            let (mut logp, mut lse) = (vec![0.0; targets.len()], vec![0.0; targets.len()]);
+            let (mut logp, mut lse) = (Memory::zeroed(targets.len()), Memory::zeroed(targets.len()));
             cpu.logprob_forward(all_mut(&mut logp), all_mut(&mut lse), all(&logits), &targets);
             prop_assert!(error(&logp, &expected) < 1e-5);
             let mut dlogits = logits.clone();
@@ -112,13 +113,13 @@ proptest! {
         let expected = pick(&f64s(&table));
         let d_expected = gradient(&f64s(&table), &dout, pick);
         for cpu in devices() {
-            let mut out = vec![0.0; dout.len()];
+            let mut out = Memory::zeroed(dout.len());
             cpu.embedding_forward(all_mut(&mut out), all(&table), &rows);
             prop_assert_eq!(error(&out, &expected), 0.0);
-            let mut dtable = vec![0.0; table.len()];
+            let mut dtable = Memory::zeroed(table.len());
             cpu.embedding_backward(all_mut(&mut dtable), all(&dout), &rows);
             prop_assert!(error(&dtable, &d_expected) < 1e-5);
-            let (mut gathered, mut dx) = (vec![0.0; dout.len()], vec![0.0; table.len()]);
+            let (mut gathered, mut dx) = (Memory::zeroed(dout.len()), Memory::zeroed(table.len()));
             cpu.gather_forward(all_mut(&mut gathered), all(&table), &rows);
             cpu.gather_backward(all_mut(&mut dx), all(&dout), &rows);
             prop_assert_eq!((gathered, dx), (out, dtable));

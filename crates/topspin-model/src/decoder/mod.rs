@@ -17,6 +17,7 @@ use std::ops::Range;
 
 use topspin_kernels::device::{Buffer, Device, HeadShape, Use};
 use topspin_kernels::gemm::Precision;
+use topspin_kernels::memory::Memory;
 
 use crate::batch::Batch;
 use crate::config::DecoderConfig;
@@ -107,7 +108,7 @@ impl<D: Device> Decoder<D> {
     ///
     /// # Panics
     /// If `params` has another length than the layout.
-    pub fn new(device: D, config: DecoderConfig, params: Vec<f32>, precision: Precision, for_use: Use) -> Self {
+    pub fn new(device: D, config: DecoderConfig, params: Memory<f32>, precision: Precision, for_use: Use) -> Self {
         let len = config.layout().len();
         assert_eq!(params.len(), len, "the parameters must fill the arena");
         let params = device.upload(params);
@@ -126,7 +127,7 @@ impl<D: Device> Decoder<D> {
             .collect();
         let head = weight(&ranges.head, config.vocab_size, d);
 
-        let rope = device.upload(rope_table(&config));
+        let rope = device.upload(rope_table(&config).into());
         Self { device, precision, ranges, params, layers, head, rope, config }
     }
 

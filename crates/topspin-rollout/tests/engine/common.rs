@@ -33,7 +33,7 @@ pub fn model_of(precision: Precision, vocab_size: usize, seed: u64) -> Decoder<C
     };
     let mut rng = Rng::new(seed, "model", 0);
     let params: Vec<f32> = (0..config.layout().len()).map(|_| 0.5 * rng.normal() as f32).collect();
-    Decoder::new(Cpu::new(), config, params, precision, Use::Forward)
+    Decoder::new(Cpu::new(), config, params.into(), precision, Use::Forward)
 }
 
 /// Rows of a path that is in no store, all of them in one span.

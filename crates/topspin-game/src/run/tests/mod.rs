@@ -183,7 +183,7 @@ fn real_responses_are_scored_by_the_opponent() {
         assert_eq!(lines(&reals), prompts);
 
         let (files, parameters) = read_model(&fixture.path(&format!("out/iter-{}/model", k - 1)));
-        let decoder = Decoder::new(Cpu::new(), files.config, parameters, Precision::F32, Use::Forward);
+        let decoder = Decoder::new(Cpu::new(), files.config, parameters.into(), Precision::F32, Use::Forward);
         let real = |tree: &Tree| reals.iter().find(|real| real.prompt_id == tree.prompt_id).unwrap().response.clone();
         let expected: Vec<_> = trees.iter().map(real).collect();
         let bare = trees.iter().map(|tree| TokenTree {

@@ -6,6 +6,7 @@ use super::super::kv::{Format, HeadKv, KvStore, Store, padded_dim, parts, put_qu
 use super::super::math::{LANES, exp, max, sum_lanes};
 use super::tiles::{blocked_dots, for_groups, weighted_sums};
 use crate::device::{Segment, Span};
+use crate::memory::Memory;
 use crate::multiversion;
 use crate::simd::{Arithmetic, Level, prefetch};
 
@@ -41,7 +42,7 @@ fn by_rows<F: Format>(
     let (width, group, c) = (heads.q_width(), heads.num_heads / heads.num_kv_heads, heads.head_dim);
     let task = |(task, (out, lse)): (usize, (&mut [f32], &mut [f32]))| {
         let rows = task * ROWS..task * ROWS + out.len() / width;
-        let mut scratch = Scratch::<F> { queries: vec![F::Key::default(); group * parts::<F>(c)], scores: Vec::new() };
+        let mut scratch = Scratch::<F> { queries: Memory::zeroed(group * parts::<F>(c)), scores: Memory::default() };
         for head in 0..heads.num_kv_heads {
             let head_kv = kv.head(layer, head);
             for row in rows.clone() {
@@ -79,9 +80,9 @@ fn fetch<T>(store: &[T], width: usize, path: &[Segment]) {
 /// Memory of a task.
 struct Scratch<F: Format> {
     /// The queries of a group of heads.
-    queries: Vec<F::Key>,
+    queries: Memory<F::Key>,
     /// Their scores, by position.
-    scores: Vec<f32>,
+    scores: Memory<f32>,
 }
 
 /// The span that holds a row.
@@ -124,11 +125,11 @@ fn attend_together<F: Format, const N: usize>(
     path: &[Segment],
     visible: usize,
     c: usize,
-    scores: &mut Vec<f32>,
+    scores: &mut Memory<f32>,
 ) {
     let stride = visible.next_multiple_of(LANES);
-    scores.clear();
-    scores.resize(N * stride, f32::NEG_INFINITY);
+    let scores = scores.grown(N * stride);
+    scores.fill(f32::NEG_INFINITY);
     let parts = parts::<F>(c);
     let queries: [&[F::Key]; N] = std::array::from_fn(|n| &queries[n * parts..][..parts]);
     blocked_dots::<F, _, N>(math, scores, stride, queries, kv.keys, path, visible);

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use rayon::prelude::*;
+use topspin_kernels::memory::Memory;
 use topspin_kernels::rng::Key;
 use topspin_model::config::DecoderConfig;
 
@@ -54,11 +55,12 @@ impl Architecture {
 }
 
 /// Random parameters, the same at every call: norms of 1, matrices of the spread that models begin with, .02.
-pub fn random_parameters(config: &DecoderConfig) -> Vec<f32> {
+pub fn random_parameters(config: &DecoderConfig) -> Memory<f32> {
     const CHUNK: usize = 1 << 16;
     let (key, width) = (Key::new(0, "bench parameters", 0), 0.02 * 12_f32.sqrt());
     let layout = config.layout();
-    let mut params = vec![1.0; layout.len()];
+    let mut params = Memory::zeroed(layout.len());
+    params.fill(1.0);
     for (number, entry) in layout.entries().iter().enumerate().filter(|(_, entry)| entry.shape.len() > 1) {
         params[entry.range()].par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, params)| {
             let stream = key.stream(number as u64, chunk as u32);

@@ -141,7 +141,7 @@ impl Iteration<'_> {
     fn train(&self, decoder: TimedDecoder, trees: &[Tree]) -> anyhow::Result<Throughput> {
         let params = decoder.read_params();
         drop(decoder);
-        let decoder = self.subject.lay_out(params, Use::ForwardAndBackward);
+        let decoder = self.subject.lay_out(params.into(), Use::ForwardAndBackward);
         let pairs = all_pairs(trees);
         let batches = Batches::new(0, 1, singly(pairs.len()), self.size.batch_pairs, 1, Position::default());
         let bar = progress::bar("steps", batches.total() as usize);

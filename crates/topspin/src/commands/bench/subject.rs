@@ -4,6 +4,7 @@ use anyhow::ensure;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::Precision;
+use topspin_kernels::memory::Memory;
 use topspin_kernels::timed::Timed;
 use topspin_model::config::DecoderConfig;
 use topspin_model::decoder::Decoder;
@@ -78,7 +79,7 @@ impl Subject {
     pub fn decoder(&self, for_use: Use) -> anyhow::Result<TimedDecoder> {
         let params = match &self.files {
             Some(files) => {
-                let mut params = vec![0.0; self.config.layout().len()];
+                let mut params = Memory::zeroed(self.config.layout().len());
                 files.read_parameters(&mut params)?;
                 params
             }
@@ -88,7 +89,7 @@ impl Subject {
     }
 
     /// A decoder of given parameters.
-    pub fn lay_out(&self, params: Vec<f32>, for_use: Use) -> TimedDecoder {
+    pub fn lay_out(&self, params: Memory<f32>, for_use: Use) -> TimedDecoder {
         Decoder::new(self.device.clone(), self.config.clone(), params, self.precision, for_use)
     }
 
