@@ -233,6 +233,8 @@ unsafe fn tile<M: Multiply, const R: usize, const P: usize>(
         }
         let columns = block.columns - column;
         if columns < P * LANES {
+            // A copy: sums whose address is taken would not be kept in registers from the start.
+            let sums = sums;
             return write_edge::<M, R, P>(multiply, out, block.out_stride, &sums, columns, base);
         }
         if let Some(base) = base {

@@ -1,6 +1,8 @@
 //! Sums over positions and channels, some rows and vectors at a time in registers. A sum alone would wait for the end of
 //! each multiply-add; their number changes no bit of any of them.
 
+use std::ops::Range;
+
 use super::super::kv::{F32, Format, padded_dim};
 use super::super::math::LANES;
 use crate::device::Segment;
@@ -119,7 +121,7 @@ fn block_dots<F: Format, M: Arithmetic, const N: usize, const B: usize>(
     for n in 0..N {
         for b in 0..B {
             let lanes = first..LANES.min(first + count - b * LANES);
-            scores[n * stride + b * LANES..][..lanes.len()].copy_from_slice(&math.store(sums[n][b])[lanes]);
+            put(&mut scores[n * stride + b * LANES..], &math.store(sums[n][b]), lanes);
         }
     }
     count
@@ -158,10 +160,21 @@ pub(super) fn weighted_sums<F: Format, M: Arithmetic, const N: usize>(
             for v in 0..V {
                 let channel = channel + v * LANES;
                 let len = LANES.min(c - channel);
-                sums[n * c + channel..][..len].copy_from_slice(&math.store(lanes[n][v])[..len]);
+                put(&mut sums[n * c + channel..], &math.store(lanes[n][v]), 0..len);
             }
         }
     });
+}
+
+/// Writes some of a vector's lanes to the begin of `to`.
+#[inline(always)]
+fn put(to: &mut [f32], vector: &[f32; LANES], lanes: Range<usize>) {
+    if lanes.len() == LANES {
+        // Of a known length, so that it is one store and no call.
+        to[..LANES].copy_from_slice(vector);
+    } else {
+        to[..lanes.len()].copy_from_slice(&vector[lanes]);
+    }
 }
 
 /// `to[n][C'] += sum_row weights[n, row] * rows[row][C']`, in order of the rows, which come in the parts that the format
