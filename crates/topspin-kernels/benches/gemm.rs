@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use topspin_kernels::device::Use;
-use topspin_kernels::gemm::{Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward};
+use topspin_kernels::gemm::{
+    Numbers, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
+};
 use topspin_kernels::simd::Level;
 
 /// `(k, n)`: queries, keys and values; attention's output; gate and up; down; logits.
@@ -42,17 +44,34 @@ fn products(criterion: &mut Criterion) {
             let all: Vec<_> = [1, 4, 16, 64, 512, 2048].into_iter().filter(|&m| m <= largest).collect();
             let training: Vec<_> = all.iter().copied().filter(|&m| m >= 512).collect();
             group("forward", &all, &mut |m| {
-                linear_forward(black_box(&mut y[..m * n]), black_box(&x[..m * k]), &w, &weight, None);
+                linear_forward(black_box(&mut y[..m * n]), Numbers::F32(black_box(&x[..m * k])), &w, &weight, None);
             });
             group("forward_in_training", &training, &mut |m| {
-                linear_forward(black_box(&mut y[..m * n]), black_box(&x[..m * k]), &w, &in_training, None);
+                linear_forward(
+                    black_box(&mut y[..m * n]),
+                    Numbers::F32(black_box(&x[..m * k])),
+                    &w,
+                    &in_training,
+                    None,
+                );
             });
             group("backward_input", &training, &mut |m| {
-                linear_backward_input(black_box(&mut dx[..m * k]), black_box(&dy[..m * n]), &w, &in_training);
+                linear_backward_input(
+                    black_box(&mut dx[..m * k]),
+                    Numbers::F32(black_box(&dy[..m * n])),
+                    &w,
+                    &in_training,
+                );
             });
             group("backward_weight", &training, &mut |m| {
                 let (dy, x) = (&dy[..m * n], &x[..m * k]);
-                linear_backward_weight(black_box(&mut dw), black_box(dy), black_box(x), &in_training, true);
+                linear_backward_weight(
+                    black_box(&mut dw),
+                    Numbers::F32(black_box(dy)),
+                    Numbers::F32(black_box(x)),
+                    &in_training,
+                    true,
+                );
             });
         }
     }

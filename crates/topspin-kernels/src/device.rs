@@ -35,7 +35,7 @@ pub struct Out<'a, B> {
     pub range: Range<usize>,
 }
 
-/// Memory of a device, counted in `f32` elements.
+/// Memory of a device, counted in elements.
 pub trait Buffer: Send + Sync + Sized {
     /// Number of elements.
     fn len(&self) -> usize;
@@ -65,6 +65,29 @@ pub trait Buffer: Send + Sync + Sized {
     /// The first `len` elements, to be written.
     fn head_mut(&mut self, len: usize) -> Out<'_, Self> {
         self.part_mut(0..len)
+    }
+}
+
+/// Rows that a product reads.
+pub enum Rows<'a, D: Device + ?Sized> {
+    /// In single precision, for the product to round.
+    Single(In<'a, D::Buffer>),
+    /// In the precision of the product.
+    Rounded(In<'a, D::Rounded>),
+}
+
+impl<D: Device + ?Sized> Rows<'_, D> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Rows::Single(rows) => rows.range.len(),
+            Rows::Rounded(rows) => rows.range.len(),
+        }
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -169,8 +192,11 @@ pub struct RmsProp {
 /// Contract of every implementation: a row of a result depends, to the bit, on that row's inputs alone, never on
 /// the other rows, their number or order, or the number of threads.
 pub trait Device: Send + Sync {
-    /// Memory.
+    /// Memory of numbers in single precision.
     type Buffer: Buffer;
+    /// Memory of numbers that products alone read, in the precision of these: rounded by the operation that makes them
+    /// as the product would round them, they take less of the memory's time. No bit of a product depends on it.
+    type Rounded: Buffer;
     /// A weight matrix laid out for products.
     type Weight: Send + Sync;
     /// Keys and values of many sequences, by layer and slot.
@@ -178,6 +204,8 @@ pub trait Device: Send + Sync {
 
     /// Zeroed memory of `len` elements.
     fn alloc(&self, len: usize) -> Self::Buffer;
+    /// Zeroed memory of `len` elements for products in `precision`.
+    fn alloc_rounded(&self, precision: Precision, len: usize) -> Self::Rounded;
     /// Memory that holds `from`. On a device that shares the host's memory it is that memory, not a copy.
     fn upload(&self, from: Memory<f32>) -> Self::Buffer;
     /// Copies from the host.
@@ -202,7 +230,7 @@ pub trait Device: Send + Sync {
     /// `y[T,D] = x * rstd * w`, `rstd[T] = 1 / sqrt(mean(x^2) + eps)` (Zhang & Sennrich, arXiv 1910.07467).
     fn rmsnorm_forward(
         &self,
-        y: Out<Self::Buffer>,
+        y: Out<Self::Rounded>,
         rstd: Out<Self::Buffer>,
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
@@ -227,25 +255,19 @@ pub trait Device: Send + Sync {
     fn linear_forward(
         &self,
         y: Out<Self::Buffer>,
-        x: In<Self::Buffer>,
+        x: Rows<Self>,
         w: In<Self::Buffer>,
         weight: &Self::Weight,
         residual: Option<In<Self::Buffer>>,
     );
     /// `dx[T,k] = dy[T,n] · w`.
-    fn linear_backward_input(
-        &self,
-        dx: Out<Self::Buffer>,
-        dy: In<Self::Buffer>,
-        w: In<Self::Buffer>,
-        weight: &Self::Weight,
-    );
+    fn linear_backward_input(&self, dx: Out<Self::Buffer>, dy: Rows<Self>, w: In<Self::Buffer>, weight: &Self::Weight);
     /// `dw[n,k] = dy[T,n]ᵀ · x[T,k]`, or `+=` when `accumulate`.
     fn linear_backward_weight(
         &self,
         dw: Out<Self::Buffer>,
-        dy: In<Self::Buffer>,
-        x: In<Self::Buffer>,
+        dy: Rows<Self>,
+        x: Rows<Self>,
         weight: &Self::Weight,
         accumulate: bool,
     );
@@ -287,12 +309,12 @@ pub trait Device: Send + Sync {
     );
 
     /// `y[T,F] = silu(gate) * up`, `gate_up[T,F|F]` (Shazeer, arXiv 2002.05202).
-    fn swiglu_forward(&self, y: Out<Self::Buffer>, gate_up: In<Self::Buffer>, width: usize);
+    fn swiglu_forward(&self, y: Out<Self::Rounded>, gate_up: In<Self::Buffer>, width: usize);
     /// `dgate_up[T, F|F]` from `dy[T,F]`, and the forward's `y[T,F]`, which need not be kept for it.
     fn swiglu_backward(
         &self,
-        dgate_up: Out<Self::Buffer>,
-        y: Out<Self::Buffer>,
+        dgate_up: Out<Self::Rounded>,
+        y: Out<Self::Rounded>,
         dy: In<Self::Buffer>,
         gate_up: In<Self::Buffer>,
         width: usize,

@@ -52,6 +52,30 @@ impl Precision {
     }
 }
 
+/// Numbers that a product reads: as they are, or rounded already.
+#[derive(Clone, Copy, Debug)]
+pub enum Numbers<'a> {
+    /// In single precision.
+    F32(&'a [f32]),
+    /// The bits of bf16, for products in [`Precision::Bf16`].
+    Bf16(&'a [u16]),
+}
+
+impl Numbers<'_> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Numbers::F32(numbers) => numbers.len(),
+            Numbers::Bf16(numbers) => numbers.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A weight matrix laid out for products.
 pub struct Weight {
     level: Level,
@@ -94,10 +118,17 @@ impl Weight {
         let Self { level, precision, n, k, .. } = *self;
         assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
         if let Some(panels) = &mut self.forward {
-            pack_panels(level, precision, panels, Operand::rows(w, n, k), 0..n, 0..steps(precision, k));
+            pack_panels(level, precision, panels, Operand::rows(Numbers::F32(w), n, k), 0..n, 0..steps(precision, k));
         }
         if let Some(panels) = &mut self.backward {
-            pack_panels(level, precision, panels, Operand::columns(w, k, n), 0..k, 0..steps(precision, n));
+            pack_panels(
+                level,
+                precision,
+                panels,
+                Operand::columns(Numbers::F32(w), k, n),
+                0..k,
+                0..steps(precision, n),
+            );
         }
     }
 }
@@ -111,10 +142,10 @@ fn panels<'a>(packed: &'a Option<Memory<u32>>, plain: Operand<'a>) -> Panels<'a>
 ///
 /// # Panics
 /// If the lengths of `y`, `x`, `w` and `residual` do not fit the weights or each other.
-pub fn linear_forward(y: &mut [f32], x: &[f32], w: &[f32], weight: &Weight, residual: Option<&[f32]>) {
+pub fn linear_forward(y: &mut [f32], x: Numbers, w: &[f32], weight: &Weight, residual: Option<&[f32]>) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-    let panels = panels(&weight.forward, Operand::rows(w, n, k));
+    let panels = panels(&weight.forward, Operand::rows(Numbers::F32(w), n, k));
     let plus = residual.map_or(Plus::Nothing, Plus::Matrix);
     product(level, precision, y, Operand::rows(x, row_count(x, k), k), panels, n, plus);
 }
@@ -123,10 +154,10 @@ pub fn linear_forward(y: &mut [f32], x: &[f32], w: &[f32], weight: &Weight, resi
 ///
 /// # Panics
 /// If the lengths of `dx`, `dy` and `w` do not fit the weights or each other.
-pub fn linear_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], weight: &Weight) {
+pub fn linear_backward_input(dx: &mut [f32], dy: Numbers, w: &[f32], weight: &Weight) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-    let panels = panels(&weight.backward, Operand::columns(w, k, n));
+    let panels = panels(&weight.backward, Operand::columns(Numbers::F32(w), k, n));
     product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, Plus::Nothing);
 }
 
@@ -134,7 +165,7 @@ pub fn linear_backward_input(dx: &mut [f32], dy: &[f32], w: &[f32], weight: &Wei
 ///
 /// # Panics
 /// If the lengths of `dw`, `dy` and `x` do not fit the weights or each other.
-pub fn linear_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], weight: &Weight, accumulate: bool) {
+pub fn linear_backward_weight(dw: &mut [f32], dy: Numbers, x: Numbers, weight: &Weight, accumulate: bool) {
     let Weight { level, precision, n, k, .. } = *weight;
     let m = row_count(x, k);
     assert_eq!(dy.len(), m * n, "gradient of {m} rows of {n}");
@@ -144,7 +175,7 @@ pub fn linear_backward_weight(dw: &mut [f32], dy: &[f32], x: &[f32], weight: &We
 }
 
 /// Number of rows of `width` in `matrix`.
-fn row_count(matrix: &[f32], width: usize) -> usize {
+fn row_count(matrix: Numbers, width: usize) -> usize {
     assert!(matrix.len().is_multiple_of(width), "{} elements in rows of {width}", matrix.len());
     matrix.len() / width
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::device::{AdamW, Device, HeadShape, In, Out, RmsProp, Span, Use};
+use crate::device::{AdamW, Device, HeadShape, In, Out, RmsProp, Rows, Span, Use};
 use crate::gemm::Precision;
 use crate::memory::Memory;
 use crate::rate::Product;
@@ -77,13 +77,26 @@ impl<D> Timed<D> {
     }
 }
 
+/// The same rows for the device that is timed.
+fn inner<'a, D: Device>(rows: Rows<'a, Timed<D>>) -> Rows<'a, D> {
+    match rows {
+        Rows::Single(rows) => Rows::Single(rows),
+        Rows::Rounded(rows) => Rows::Rounded(rows),
+    }
+}
+
 impl<D: Device> Device for Timed<D> {
     type Buffer = D::Buffer;
+    type Rounded = D::Rounded;
     type Weight = TimedWeight<D::Weight>;
     type Kv = D::Kv;
 
     fn alloc(&self, len: usize) -> Self::Buffer {
         self.device.alloc(len)
+    }
+
+    fn alloc_rounded(&self, precision: Precision, len: usize) -> Self::Rounded {
+        self.device.alloc_rounded(precision, len)
     }
 
     fn upload(&self, from: Memory<f32>) -> Self::Buffer {
@@ -124,7 +137,7 @@ impl<D: Device> Device for Timed<D> {
 
     fn rmsnorm_forward(
         &self,
-        y: Out<Self::Buffer>,
+        y: Out<Self::Rounded>,
         rstd: Out<Self::Buffer>,
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
@@ -156,37 +169,31 @@ impl<D: Device> Device for Timed<D> {
     fn linear_forward(
         &self,
         y: Out<Self::Buffer>,
-        x: In<Self::Buffer>,
+        x: Rows<Self>,
         w: In<Self::Buffer>,
         weight: &Self::Weight,
         residual: Option<In<Self::Buffer>>,
     ) {
         self.count(y.range.len() / weight.n, weight.n, weight.k);
-        self.time("linear_forward", |device| device.linear_forward(y, x, w, &weight.weight, residual))
+        self.time("linear_forward", |device| device.linear_forward(y, inner(x), w, &weight.weight, residual))
     }
 
-    fn linear_backward_input(
-        &self,
-        dx: Out<Self::Buffer>,
-        dy: In<Self::Buffer>,
-        w: In<Self::Buffer>,
-        weight: &Self::Weight,
-    ) {
-        self.count(dy.range.len() / weight.n, weight.k, weight.n);
-        self.time("linear_backward_input", |device| device.linear_backward_input(dx, dy, w, &weight.weight))
+    fn linear_backward_input(&self, dx: Out<Self::Buffer>, dy: Rows<Self>, w: In<Self::Buffer>, weight: &Self::Weight) {
+        self.count(dy.len() / weight.n, weight.k, weight.n);
+        self.time("linear_backward_input", |device| device.linear_backward_input(dx, inner(dy), w, &weight.weight))
     }
 
     fn linear_backward_weight(
         &self,
         dw: Out<Self::Buffer>,
-        dy: In<Self::Buffer>,
-        x: In<Self::Buffer>,
+        dy: Rows<Self>,
+        x: Rows<Self>,
         weight: &Self::Weight,
         accumulate: bool,
     ) {
-        self.count(weight.n, weight.k, dy.range.len() / weight.n);
+        self.count(weight.n, weight.k, dy.len() / weight.n);
         self.time("linear_backward_weight", |device| {
-            device.linear_backward_weight(dw, dy, x, &weight.weight, accumulate)
+            device.linear_backward_weight(dw, inner(dy), inner(x), &weight.weight, accumulate)
         })
     }
 
@@ -234,14 +241,14 @@ impl<D: Device> Device for Timed<D> {
         })
     }
 
-    fn swiglu_forward(&self, y: Out<Self::Buffer>, gate_up: In<Self::Buffer>, width: usize) {
+    fn swiglu_forward(&self, y: Out<Self::Rounded>, gate_up: In<Self::Buffer>, width: usize) {
         self.time("swiglu_forward", |device| device.swiglu_forward(y, gate_up, width))
     }
 
     fn swiglu_backward(
         &self,
-        dgate_up: Out<Self::Buffer>,
-        y: Out<Self::Buffer>,
+        dgate_up: Out<Self::Rounded>,
+        y: Out<Self::Rounded>,
         dy: In<Self::Buffer>,
         gate_up: In<Self::Buffer>,
         width: usize,

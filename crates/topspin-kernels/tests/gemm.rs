@@ -4,7 +4,9 @@
 use half::bf16;
 use proptest::prelude::*;
 use topspin_kernels::device::Use;
-use topspin_kernels::gemm::{Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward};
+use topspin_kernels::gemm::{
+    Numbers, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
+};
 use topspin_kernels::simd::Level;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
@@ -64,15 +66,15 @@ fn check_all(m: usize, n: usize, k: usize, seed: u64, accumulate: bool) {
                 let mut y = vec![f32::NAN; m * n];
                 let residual = accumulate.then_some(&y0[..]);
                 // Added to another matrix than the result, which is of any content.
-                linear_forward(&mut y, &x, &w, &weight, residual);
+                linear_forward(&mut y, Numbers::F32(&x), &w, &weight, residual);
                 check(&what("forward"), &y, residual, [m, n, k], |i, d| xs[i * k + d], |j, d| ws[j * k + d]);
 
                 let mut dx = vec![f32::NAN; m * k];
-                linear_backward_input(&mut dx, &dy, &w, &weight);
+                linear_backward_input(&mut dx, Numbers::F32(&dy), &w, &weight);
                 check(&what("input"), &dx, None, [m, k, n], |i, d| dys[i * n + d], |j, d| ws[d * k + j]);
 
                 let mut dw = dw0.clone();
-                linear_backward_weight(&mut dw, &dy, &x, &weight, accumulate);
+                linear_backward_weight(&mut dw, Numbers::F32(&dy), Numbers::F32(&x), &weight, accumulate);
                 let before = accumulate.then_some(&dw0[..]);
                 check(&what("weight"), &dw, before, [n, k, m], |i, d| dys[d * n + i], |j, d| xs[d * k + j]);
             }
@@ -91,18 +93,18 @@ fn check_invariance(m: usize, n: usize, k: usize, seed: u64, levels: &[Level]) {
                 .map(|for_use| Weight::prepare(level, precision, &w, n, k, for_use));
             let by = |weight: &Weight, x: &[f32], rows: usize| {
                 let mut y = vec![f32::NAN; rows * n];
-                linear_forward(&mut y, x, &w, weight, None);
+                linear_forward(&mut y, Numbers::F32(x), &w, weight, None);
                 y
             };
             let forward = |x: &[f32], rows: usize| by(&weight, x, rows);
             let backward = |dy: &[f32], rows: usize| {
                 let mut dx = vec![f32::NAN; rows * k];
-                linear_backward_input(&mut dx, dy, &w, &in_training);
+                linear_backward_input(&mut dx, Numbers::F32(dy), &w, &in_training);
                 dx
             };
             let gradient = || {
                 let mut dw = random(n * k, seed + 3);
-                linear_backward_weight(&mut dw, &dy, &x, &in_training, true);
+                linear_backward_weight(&mut dw, Numbers::F32(&dy), Numbers::F32(&x), &in_training, true);
                 dw
             };
             let (y, dx, dw) = pools[0].install(|| (forward(&x, m), backward(&dy, m), gradient()));
@@ -135,6 +137,27 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
+/// Checks that rows which are rounded already give the bits that the same rows give when a product rounds them.
+fn check_rounded(m: usize, n: usize, k: usize, seed: u64) {
+    let (x, w, dy) = (random(m * k, seed), random(n * k, seed + 1), random(m * n, seed + 2));
+    let round = |x: &[f32]| -> Vec<u16> { x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect() };
+    let (rounded_x, rounded_dy) = (round(&x), round(&dy));
+    for level in Level::available() {
+        let weight = Weight::prepare(level, Precision::Bf16, &w, n, k, Use::ForwardAndBackward);
+        let all = |x: Numbers, dy: Numbers| {
+            let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
+            linear_forward(&mut y, x, &w, &weight, None);
+            linear_backward_input(&mut dx, dy, &w, &weight);
+            linear_backward_weight(&mut dw, dy, x, &weight, false);
+            [y, dx, dw].map(|result| bits(&result))
+        };
+        let expected = all(Numbers::F32(&x), Numbers::F32(&dy));
+        assert!(all(Numbers::Bf16(&rounded_x), Numbers::Bf16(&rounded_dy)) == expected, "{level}, {m} x {n} x {k}");
+        // One of the two operands of a weight's gradient may be rounded and the other not.
+        assert!(all(Numbers::Bf16(&rounded_x), Numbers::F32(&dy)) == expected, "{level}, {m} x {n} x {k}, x alone");
+    }
+}
+
 /// Sizes that hit every edge: 1, odd, below and above a tile, a panel and a group of panels.
 fn size(largest: usize) -> impl Strategy<Value = usize> {
     prop_oneof![1 => Just(1), 4 => 1..20_usize, 4 => 1..largest]
@@ -146,6 +169,11 @@ proptest! {
     #[test]
     fn products_match_double_precision(m in size(60), n in size(150), k in size(150), seed: u64, accumulate: bool) {
         check_all(m, n, k, seed, accumulate);
+    }
+
+    #[test]
+    fn rounded_rows_give_the_same_bits(m in size(60), n in size(150), k in size(150), seed: u64) {
+        check_rounded(m, n, k, seed);
     }
 
     #[test]
@@ -163,9 +191,9 @@ fn bf16_is_the_same_bits_at_every_level() {
         let all = |level: Level| {
             let weight = Weight::prepare(level, Precision::Bf16, &w, n, k, Use::ForwardAndBackward);
             let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
-            linear_forward(&mut y, &x, &w, &weight, None);
-            linear_backward_input(&mut dx, &dy, &w, &weight);
-            linear_backward_weight(&mut dw, &dy, &x, &weight, true);
+            linear_forward(&mut y, Numbers::F32(&x), &w, &weight, None);
+            linear_backward_input(&mut dx, Numbers::F32(&dy), &w, &weight);
+            linear_backward_weight(&mut dw, Numbers::F32(&dy), Numbers::F32(&x), &weight, true);
             [y, dx, dw].map(|result| bits(&result))
         };
         for level in Level::available() {
@@ -201,6 +229,14 @@ fn elements_of_real_layers_depend_on_their_row_and_column_alone() {
 }
 
 #[test]
+#[should_panic(expected = "numbers rounded to bf16 in a product of F32")]
+fn a_product_in_single_precision_refuses_rounded_rows() {
+    let w = random(6, 1);
+    let weight = Weight::prepare(Level::detect(), Precision::F32, &w, 2, 3, Use::Forward);
+    linear_forward(&mut [0.0; 2], Numbers::Bf16(&[0; 3]), &w, &weight, None);
+}
+
+#[test]
 fn update_forgets_the_old_weights() {
     let (n, k) = (37, 21);
     let (old, new, x) = (random(n * k, 1), random(n * k, 2), random(3 * k, 3));
@@ -211,7 +247,7 @@ fn update_forgets_the_old_weights() {
         let fresh = Weight::prepare(level, precision, &new, n, k, Use::Forward);
         let forward = |weight: &Weight| {
             let mut y = vec![0.0; 3 * n];
-            linear_forward(&mut y, &x, &new, weight, None);
+            linear_forward(&mut y, Numbers::F32(&x), &new, weight, None);
             bits(&y)
         };
         assert_eq!(forward(&updated), forward(&fresh));

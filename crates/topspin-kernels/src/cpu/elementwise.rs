@@ -2,12 +2,13 @@
 
 use super::math::sigmoid;
 use super::parallel::{for_rows, for_rows2};
+use super::rounded::Number;
 use crate::device::HeadShape;
 use crate::multiversion;
 use crate::simd::Level;
 
 /// `y[T,F] = silu(gate) * up`; `gate_up[T, F|F]`.
-pub fn swiglu_forward(level: Level, y: &mut [f32], gate_up: &[f32], width: usize) {
+pub fn swiglu_forward<N: Number>(level: Level, y: &mut [N], gate_up: &[f32], width: usize) {
     multiversion! {
         fn row(math, y: &mut [f32], gate: &[f32], up: &[f32]) {
             for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
@@ -17,12 +18,19 @@ pub fn swiglu_forward(level: Level, y: &mut [f32], gate_up: &[f32], width: usize
     }
     for_rows(y, width, |t, y| {
         let (gate, up) = gate_up[t * 2 * width..][..2 * width].split_at(width);
-        row(level, y, gate, up);
+        N::fill(level, y, |y| row(level, y, gate, up));
     });
 }
 
 /// `dgate_up[T, F|F]` from `dy[T,F]`, and the forward's `y[T,F]` once more.
-pub fn swiglu_backward(level: Level, dgate_up: &mut [f32], y: &mut [f32], dy: &[f32], gate_up: &[f32], width: usize) {
+pub fn swiglu_backward<N: Number>(
+    level: Level,
+    dgate_up: &mut [N],
+    y: &mut [N],
+    dy: &[f32],
+    gate_up: &[f32],
+    width: usize,
+) {
     multiversion! {
         fn row(math, dgate: &mut [f32], dup: &mut [f32], y: &mut [f32], dy: &[f32], gate: &[f32], up: &[f32]) {
             let n = dy.len();
@@ -37,9 +45,12 @@ pub fn swiglu_backward(level: Level, dgate_up: &mut [f32], y: &mut [f32], dy: &[
         }
     }
     for_rows2(dgate_up, 2 * width, y, width, |t, dgate_up, y| {
-        let (dgate, dup) = dgate_up.split_at_mut(width);
         let (gate, up) = gate_up[t * 2 * width..][..2 * width].split_at(width);
-        row(level, dgate, dup, y, &dy[t * width..][..width], gate, up);
+        let dy = &dy[t * width..][..width];
+        N::fill(level, dgate_up, |dgate_up| {
+            let (dgate, dup) = dgate_up.split_at_mut(width);
+            N::fill(level, y, |y| row(level, dgate, dup, y, dy, gate, up));
+        });
     });
 }
 

@@ -11,16 +11,19 @@ pub mod math;
 mod norm;
 mod optimizer;
 mod parallel;
+mod rounded;
 
 use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use crate::device::{AdamW, Buffer, Device, HeadShape, In, Out, RmsProp, Span, Use};
-use crate::gemm::{self, Precision, Weight};
+use crate::device::{AdamW, Buffer, Device, HeadShape, In, Out, RmsProp, Rows, Span, Use};
+use crate::gemm::{self, Numbers, Precision, Weight};
 use crate::memory;
 use crate::simd::Level;
 pub use kv::KvStore;
+use rounded::NumbersMut;
+pub use rounded::Rounded;
 
 /// The processor.
 #[derive(Clone, Copy, Debug)]
@@ -74,13 +77,27 @@ impl<'a> Out<'a, Memory> {
     }
 }
 
+impl<'a> Rows<'a, Cpu> {
+    fn get(self) -> Numbers<'a> {
+        match self {
+            Rows::Single(rows) => Numbers::F32(rows.get()),
+            Rows::Rounded(rows) => rows.get(),
+        }
+    }
+}
+
 impl Device for Cpu {
     type Buffer = Memory;
+    type Rounded = Rounded;
     type Weight = Weight;
     type Kv = KvStore;
 
     fn alloc(&self, len: usize) -> Memory {
         Memory::zeroed(len)
+    }
+
+    fn alloc_rounded(&self, precision: Precision, len: usize) -> Rounded {
+        Rounded::zeroed(precision, len)
     }
 
     fn upload(&self, from: Memory) -> Memory {
@@ -119,8 +136,12 @@ impl Device for Cpu {
         embedding::gather_backward(dx.get(), dout.get(), rows);
     }
 
-    fn rmsnorm_forward(&self, y: Out<Memory>, rstd: Out<Memory>, x: In<Memory>, w: In<Memory>, eps: f32) {
-        norm::rmsnorm_forward(self.level, y.get(), rstd.get(), x.get(), w.get(), eps);
+    fn rmsnorm_forward(&self, y: Out<Rounded>, rstd: Out<Memory>, x: In<Memory>, w: In<Memory>, eps: f32) {
+        let (rstd, x, w) = (rstd.get(), x.get(), w.get());
+        match y.get() {
+            NumbersMut::F32(y) => norm::rmsnorm_forward(self.level, y, rstd, x, w, eps),
+            NumbersMut::Bf16(y) => norm::rmsnorm_forward(self.level, y, rstd, x, w, eps),
+        }
     }
 
     fn rmsnorm_backward(
@@ -146,7 +167,7 @@ impl Device for Cpu {
     fn linear_forward(
         &self,
         y: Out<Memory>,
-        x: In<Memory>,
+        x: Rows<Self>,
         w: In<Memory>,
         weight: &Weight,
         residual: Option<In<Memory>>,
@@ -154,15 +175,15 @@ impl Device for Cpu {
         gemm::linear_forward(y.get(), x.get(), w.get(), weight, residual.map(|residual| residual.get()));
     }
 
-    fn linear_backward_input(&self, dx: Out<Memory>, dy: In<Memory>, w: In<Memory>, weight: &Weight) {
+    fn linear_backward_input(&self, dx: Out<Memory>, dy: Rows<Self>, w: In<Memory>, weight: &Weight) {
         gemm::linear_backward_input(dx.get(), dy.get(), w.get(), weight);
     }
 
     fn linear_backward_weight(
         &self,
         dw: Out<Memory>,
-        dy: In<Memory>,
-        x: In<Memory>,
+        dy: Rows<Self>,
+        x: Rows<Self>,
         weight: &Weight,
         accumulate: bool,
     ) {
@@ -212,19 +233,31 @@ impl Device for Cpu {
         attention::attention_backward(self.level, precision, dqkv.get(), dout, out, qkv, lse, spans, heads);
     }
 
-    fn swiglu_forward(&self, y: Out<Memory>, gate_up: In<Memory>, width: usize) {
-        elementwise::swiglu_forward(self.level, y.get(), gate_up.get(), width);
+    fn swiglu_forward(&self, y: Out<Rounded>, gate_up: In<Memory>, width: usize) {
+        match y.get() {
+            NumbersMut::F32(y) => elementwise::swiglu_forward(self.level, y, gate_up.get(), width),
+            NumbersMut::Bf16(y) => elementwise::swiglu_forward(self.level, y, gate_up.get(), width),
+        }
     }
 
     fn swiglu_backward(
         &self,
-        dgate_up: Out<Memory>,
-        y: Out<Memory>,
+        dgate_up: Out<Rounded>,
+        y: Out<Rounded>,
         dy: In<Memory>,
         gate_up: In<Memory>,
         width: usize,
     ) {
-        elementwise::swiglu_backward(self.level, dgate_up.get(), y.get(), dy.get(), gate_up.get(), width);
+        let (level, dy, gate_up) = (self.level, dy.get(), gate_up.get());
+        match (dgate_up.get(), y.get()) {
+            (NumbersMut::F32(dgate_up), NumbersMut::F32(y)) => {
+                elementwise::swiglu_backward(level, dgate_up, y, dy, gate_up, width);
+            }
+            (NumbersMut::Bf16(dgate_up), NumbersMut::Bf16(y)) => {
+                elementwise::swiglu_backward(level, dgate_up, y, dy, gate_up, width);
+            }
+            _ => panic!("gradients and product in one precision"),
+        }
     }
 
     fn logprob_forward(&self, logp: Out<Memory>, lse: Out<Memory>, logits: In<Memory>, targets: &[u32]) {

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::math::dot;
 use super::parallel::for_rows2;
+use super::rounded::Number;
 use crate::multiversion;
 use crate::simd::Level;
 
@@ -11,7 +12,7 @@ use crate::simd::Level;
 const ROWS: usize = 64;
 
 /// `y[T,D] = x * rstd * w`, `rstd[T] = 1 / sqrt(mean(x^2) + eps)`.
-pub fn rmsnorm_forward(level: Level, y: &mut [f32], rstd: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
+pub fn rmsnorm_forward<N: Number>(level: Level, y: &mut [N], rstd: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
     multiversion! {
         fn row(math, y: &mut [f32], rstd: &mut f32, x: &[f32], w: &[f32], eps: f32) {
             let mean_square = dot(math, x, x) / x.len() as f32;
@@ -22,7 +23,7 @@ pub fn rmsnorm_forward(level: Level, y: &mut [f32], rstd: &mut [f32], x: &[f32],
         }
     }
     let d = w.len();
-    for_rows2(y, d, rstd, 1, |t, y, rstd| row(level, y, &mut rstd[0], &x[t * d..][..d], w, eps));
+    for_rows2(y, d, rstd, 1, |t, y, rstd| N::fill(level, y, |y| row(level, y, &mut rstd[0], &x[t * d..][..d], w, eps)));
 }
 
 /// `dx[T,D] += rstd * (dy * w - x * rstd^2 * mean(dy * w * x))`, `dw[D] += sum_t dy * x * rstd`.

@@ -6,9 +6,9 @@ use rayon::prelude::*;
 pub const GRAIN: usize = 1 << 14;
 
 /// Calls `f(t, row)` for each row of `width` elements, in parallel where there are enough.
-pub fn for_rows(rows: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+pub fn for_rows<T: Send>(rows: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     let per_task = (GRAIN / width.max(1)).max(1);
-    let run = |task: usize, rows: &mut [f32]| {
+    let run = |task: usize, rows: &mut [T]| {
         for (at, row) in rows.chunks_exact_mut(width).enumerate() {
             f(task * per_task + at, row);
         }
@@ -21,15 +21,15 @@ pub fn for_rows(rows: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + 
 }
 
 /// The same for two outputs of the same number of rows.
-pub fn for_rows2(
-    first: &mut [f32],
+pub fn for_rows2<A: Send, B: Send>(
+    first: &mut [A],
     first_width: usize,
-    second: &mut [f32],
+    second: &mut [B],
     second_width: usize,
-    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    f: impl Fn(usize, &mut [A], &mut [B]) + Sync,
 ) {
     let per_task = (GRAIN / first_width.max(second_width).max(1)).max(1);
-    let run = |task: usize, first: &mut [f32], second: &mut [f32]| {
+    let run = |task: usize, first: &mut [A], second: &mut [B]| {
         let rows = first.chunks_exact_mut(first_width).zip(second.chunks_exact_mut(second_width));
         for (at, (first, second)) in rows.enumerate() {
             f(task * per_task + at, first, second);

@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Precision;
 use super::lanes::LANES;
-use crate::bf16::pair;
+use super::{Numbers, Precision};
+use crate::bf16;
 use crate::multiversion;
 use crate::simd::Level;
 
@@ -20,7 +20,7 @@ const SERIAL_UNITS: usize = 1 << 15;
 /// One operand of a product in plain memory.
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
-    pub data: &'a [f32],
+    pub data: Numbers<'a>,
     /// Number of lines.
     pub lines: usize,
     /// Length of a line.
@@ -31,12 +31,12 @@ pub(super) struct Operand<'a> {
 
 impl<'a> Operand<'a> {
     /// The rows of a row-major matrix.
-    pub(super) fn rows(data: &'a [f32], lines: usize, depth: usize) -> Self {
+    pub(super) fn rows(data: Numbers<'a>, lines: usize, depth: usize) -> Self {
         Self { data, lines, depth, by_row: true }
     }
 
     /// The columns of a row-major matrix.
-    pub(super) fn columns(data: &'a [f32], lines: usize, depth: usize) -> Self {
+    pub(super) fn columns(data: Numbers<'a>, lines: usize, depth: usize) -> Self {
         Self { data, lines, depth, by_row: false }
     }
 }
@@ -207,47 +207,80 @@ fn interleave_group<const W: usize>(
     lines: Range<usize>,
     steps: Range<usize>,
 ) {
-    match (precision, from.by_row) {
-        (Precision::F32, true) => transpose(to, from, lines, steps, 1, |x: &[f32; LANES]| x.map(f32::to_bits)),
-        (Precision::Bf16, true) => transpose(to, from, lines, steps, 2, round_pairs),
-        (Precision::F32, false) => {
+    let Operand { lines: width, depth, by_row, .. } = from;
+    match (precision, from.data, by_row) {
+        (Precision::F32, Numbers::F32(data), true) => {
+            transpose(to, data, depth, lines, steps, 1, |x: &[f32; LANES]| x.map(f32::to_bits));
+        }
+        (Precision::F32, Numbers::F32(data), false) => {
             for (to, step) in to.iter_mut().zip(steps) {
-                let row = &from.data[step * from.lines..][..from.lines][lines.clone()];
-                *to = load_padded::<W>(row).map(f32::to_bits);
+                *to = load_padded::<W, f32>(&data[step * width..][..width][lines.clone()]).map(f32::to_bits);
             }
         }
-        (Precision::Bf16, false) => {
-            for (to, step) in to.iter_mut().zip(steps) {
-                let even = &from.data[2 * step * from.lines..][..from.lines][lines.clone()];
-                let even = load_padded::<W>(even);
-                let odd = match from.data.get((2 * step + 1) * from.lines..) {
-                    Some(rest) if !rest.is_empty() => load_padded::<W>(&rest[lines.clone()]),
-                    _ => [0.0; W],
-                };
-                for line in 0..W {
-                    to[line] = pair(even[line], odd[line]);
-                }
-            }
+        (Precision::F32, Numbers::Bf16(_), _) => unreachable!("a product checks what it is given"),
+        (Precision::Bf16, Numbers::F32(data), true) => transpose(to, data, depth, lines, steps, 2, pairs::<f32>),
+        (Precision::Bf16, Numbers::Bf16(data), true) => transpose(to, data, depth, lines, steps, 2, pairs::<u16>),
+        (Precision::Bf16, Numbers::F32(data), false) => pair_columns(to, data, width, lines, steps),
+        (Precision::Bf16, Numbers::Bf16(data), false) => pair_columns(to, data, width, lines, steps),
+    }
+}
+
+/// A number of which two make a unit.
+trait Half: Copy + Default {
+    fn pair(even: Self, odd: Self) -> u32;
+}
+
+impl Half for f32 {
+    #[inline(always)]
+    fn pair(even: f32, odd: f32) -> u32 {
+        bf16::pair(even, odd)
+    }
+}
+
+impl Half for u16 {
+    #[inline(always)]
+    fn pair(even: u16, odd: u16) -> u32 {
+        u32::from(even) | u32::from(odd) << 16
+    }
+}
+
+/// Interleaves lines that are columns of a matrix of `width`, two of its rows to a step.
+#[inline(always)]
+fn pair_columns<const W: usize, T: Half>(
+    to: &mut [[u32; W]],
+    data: &[T],
+    width: usize,
+    lines: Range<usize>,
+    steps: Range<usize>,
+) {
+    for (to, step) in to.iter_mut().zip(steps) {
+        let even = load_padded::<W, T>(&data[2 * step * width..][..width][lines.clone()]);
+        let odd = match data.get((2 * step + 1) * width..) {
+            Some(rest) if !rest.is_empty() => load_padded::<W, T>(&rest[lines.clone()]),
+            _ => [T::default(); W],
+        };
+        for line in 0..W {
+            to[line] = T::pair(even[line], odd[line]);
         }
     }
 }
 
-/// Interleaves lines that are rows, in blocks of 16 steps. `convert` makes 16 units of `N`
-/// elements.
+/// Interleaves lines that are rows of `depth`, in blocks of 16 steps. `convert` makes 16 units of `N` elements.
 #[inline(always)]
-fn transpose<const W: usize, const N: usize>(
+fn transpose<const W: usize, const N: usize, T: Copy + Default>(
     to: &mut [[u32; W]],
-    from: Operand,
+    data: &[T],
+    depth: usize,
     lines: Range<usize>,
     steps: Range<usize>,
     elements_per_step: usize,
-    convert: impl Fn(&[f32; N]) -> [u32; LANES],
+    convert: impl Fn(&[T; N]) -> [u32; LANES],
 ) {
     for (block, to) in to.chunks_mut(LANES).enumerate() {
         let mut units = [[0; LANES]; W];
         for (units, line) in units.iter_mut().zip(lines.clone()) {
-            let line = &from.data[line * from.depth..][..from.depth];
-            let line = &line[((steps.start + block * LANES) * elements_per_step).min(from.depth)..];
+            let line = &data[line * depth..][..depth];
+            let line = &line[((steps.start + block * LANES) * elements_per_step).min(depth)..];
             *units = match line.first_chunk::<N>() {
                 Some(whole) => convert(whole),
                 None => convert(&load_padded(line)),
@@ -263,11 +296,11 @@ fn transpose<const W: usize, const N: usize>(
 
 /// The elements of `from`, at most `N`, filled up with zeros.
 #[inline(always)]
-fn load_padded<const N: usize>(from: &[f32]) -> [f32; N] {
+fn load_padded<const N: usize, T: Copy + Default>(from: &[T]) -> [T; N] {
     match from.first_chunk::<N>() {
         Some(whole) => *whole,
         None => {
-            let mut padded = [0.0; N];
+            let mut padded = [T::default(); N];
             padded[..from.len()].copy_from_slice(from);
             padded
         }
@@ -275,10 +308,10 @@ fn load_padded<const N: usize>(from: &[f32]) -> [f32; N] {
 }
 
 #[inline(always)]
-fn round_pairs(x: &[f32; 2 * LANES]) -> [u32; LANES] {
+fn pairs<T: Half>(x: &[T; 2 * LANES]) -> [u32; LANES] {
     let mut pairs = [0; LANES];
     for lane in 0..LANES {
-        pairs[lane] = pair(x[2 * lane], x[2 * lane + 1]);
+        pairs[lane] = T::pair(x[2 * lane], x[2 * lane + 1]);
     }
     pairs
 }
@@ -291,7 +324,7 @@ mod x86 {
     use std::ops::Range;
 
     use super::super::lanes::LANES;
-    use super::{Operand, for_each_group};
+    use super::{Numbers, Operand, for_each_group};
     use crate::simd::{Level, pair_lanes, prefetch, round_to_bf16};
 
     /// Width of the narrowest tiles that whole vectors pay for.
@@ -323,25 +356,54 @@ mod x86 {
         }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn groups<const W: usize>(to: &mut [u32], from: Operand, lines: Range<usize>, steps: Range<usize>) {
-        for_each_group::<W>(to, from, lines, steps, |to, lines, steps| {
-            if from.by_row { transpose(to, from, lines, steps) } else { zip(to, from, lines, steps) }
+        let Operand { lines: width, depth, .. } = from;
+        for_each_group::<W>(to, from, lines, steps, |to, lines, steps| match (from.data, from.by_row) {
+            (Numbers::F32(data), true) => transpose(to, lines, |line, block| {
+                let first = ((steps.start + block * LANES) * 2).min(depth);
+                let line = &data[line * depth..][first..depth];
+                fetch(line, ROWS_AHEAD);
+                fetch(line, ROWS_AHEAD + LANES);
+                round_to_bf16(load(line), load(line.get(LANES..).unwrap_or_default()))
+            }),
+            (Numbers::Bf16(data), true) => transpose(to, lines, |line, block| {
+                let first = ((steps.start + block * LANES) * 2).min(depth);
+                let line = &data[line * depth..][first..depth];
+                fetch(line, ROWS_AHEAD);
+                load_pairs(line)
+            }),
+            (Numbers::F32(data), false) => zip(to, steps, |step| {
+                let ahead = 2 * (step + COLUMNS_AHEAD) * width + lines.start;
+                fetch(data, ahead);
+                fetch(data, ahead + width);
+                let row = |row: usize| match row < depth {
+                    true => load(&data[row * width..][lines.clone()]),
+                    false => _mm512_setzero_ps(),
+                };
+                pair_lanes(row(2 * step), row(2 * step + 1))
+            }),
+            (Numbers::Bf16(data), false) => zip(to, steps, |step| {
+                let ahead = 2 * (step + COLUMNS_AHEAD) * width + lines.start;
+                fetch(data, ahead);
+                fetch(data, ahead + width);
+                let row = |row: usize| match row < depth {
+                    true => load_words(&data[row * width..][lines.clone()]),
+                    false => _mm512_setzero_si512(),
+                };
+                _mm512_or_si512(row(2 * step), _mm512_slli_epi32::<16>(row(2 * step + 1)))
+            }),
         });
     }
 
-    /// Interleaves lines that are rows, in blocks of 16 steps.
+    /// Interleaves lines that are rows, in blocks of 16 steps, from the units of a line's block.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn transpose<const W: usize>(to: &mut [[u32; W]], from: Operand, lines: Range<usize>, steps: Range<usize>) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn transpose<const W: usize>(to: &mut [[u32; W]], lines: Range<usize>, units_of: impl Fn(usize, usize) -> __m512i) {
         for (block, to) in to.chunks_mut(LANES).enumerate() {
-            let first = ((steps.start + block * LANES) * 2).min(from.depth);
             let mut units = [_mm512_setzero_si512(); LANES];
             for (units, line) in units.iter_mut().zip(lines.clone()) {
-                let line = &from.data[line * from.depth..][first..from.depth];
-                fetch(line, ROWS_AHEAD);
-                fetch(line, ROWS_AHEAD + LANES);
-                *units = round_to_bf16(load(line), load(line.get(LANES..).unwrap_or_default()));
+                *units = units_of(line, block);
             }
             for (units, to) in transposed(units).into_iter().zip(to) {
                 store(to, units);
@@ -349,25 +411,18 @@ mod x86 {
         }
     }
 
-    /// Interleaves lines that are columns.
+    /// Interleaves lines that are columns, from the units of a step.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn zip<const W: usize>(to: &mut [[u32; W]], from: Operand, lines: Range<usize>, steps: Range<usize>) {
-        let row = |row: usize| match row < from.depth {
-            true => load(&from.data[row * from.lines..][lines.clone()]),
-            false => _mm512_setzero_ps(),
-        };
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn zip<const W: usize>(to: &mut [[u32; W]], steps: Range<usize>, units_of: impl Fn(usize) -> __m512i) {
         for (to, step) in to.iter_mut().zip(steps) {
-            let ahead = 2 * (step + COLUMNS_AHEAD);
-            fetch(from.data, ahead * from.lines + lines.start);
-            fetch(from.data, (ahead + 1) * from.lines + lines.start);
-            store(to, pair_lanes(row(2 * step), row(2 * step + 1)));
+            store(to, units_of(step));
         }
     }
 
     /// Asks for the number at index `at`, which may lie outside.
     #[inline(always)]
-    fn fetch(from: &[f32], at: usize) {
+    fn fetch<T>(from: &[T], at: usize) {
         prefetch(from.as_ptr().wrapping_add(at));
     }
 
@@ -377,6 +432,23 @@ mod x86 {
     fn load(from: &[f32]) -> __m512 {
         // SAFETY: the mask names numbers of `from` alone.
         unsafe { _mm512_maskz_loadu_ps(mask(from.len()), from.as_ptr()) }
+    }
+
+    /// The first 32 numbers of `from` in pairs, zeros for those that it lacks.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn load_pairs(from: &[u16]) -> __m512i {
+        let mask = if from.len() >= 2 * LANES { u32::MAX } else { (1 << from.len()) - 1 };
+        // SAFETY: the mask names numbers of `from` alone.
+        unsafe { _mm512_maskz_loadu_epi16(mask, from.as_ptr().cast()) }
+    }
+
+    /// The first 16 numbers of `from`, each as a word, zeros for those that it lacks.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn load_words(from: &[u16]) -> __m512i {
+        // SAFETY: the mask names numbers of `from` alone.
+        _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask(from.len()), from.as_ptr().cast()) })
     }
 
     /// The first `W` units.
@@ -440,18 +512,23 @@ mod tests {
         ) {
             // Denormals count as zero at the highest level.
             let data: Vec<f32> = bits.into_iter().map(f32::from_bits).map(|x| if x.is_subnormal() { 0.0 } else { x }).collect();
-            let from = Operand { data: &data[..lines * depth], lines, depth, by_row };
+            let rounded: Vec<u16> = data.iter().map(|&x| (bf16::round(x) >> 16) as u16).collect();
+            let (data, rounded) = (Numbers::F32(&data[..lines * depth]), Numbers::Bf16(&rounded[..lines * depth]));
             for (precision, width) in [(Precision::F32, 16), (Precision::Bf16, 16), (Precision::Bf16, 12), (Precision::Bf16, 8)] {
                 let all = steps(precision, depth);
                 let part = all / 3..all;
-                let packed = |level: Level| {
+                let packed = |level: Level, data: Numbers| {
                     let mut to = vec![7; lines.next_multiple_of(width) * part.len()];
+                    let from = Operand { data, lines, depth, by_row };
                     interleave(level, &mut to, from, precision, width, 0..lines, part.clone());
                     to
                 };
-                let expected = packed(Level::Scalar);
+                let expected = packed(Level::Scalar, data);
                 for level in Level::available() {
-                    prop_assert!(packed(level) == expected, "{level}, {precision:?}, width {width}");
+                    prop_assert!(packed(level, data) == expected, "{level}, {precision:?}, width {width}");
+                    if precision == Precision::Bf16 {
+                        prop_assert!(packed(level, rounded) == expected, "{level}, rounded, width {width}");
+                    }
                 }
             }
         }

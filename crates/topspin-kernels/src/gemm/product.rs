@@ -9,10 +9,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Precision;
 use super::lanes::LANES;
 use super::pack::{Operand, pack_panels, pack_rows, pack_rows_here, steps};
 use super::tile::{Block, GROUP, Kernel};
+use super::{Numbers, Precision};
 use crate::memory::Memory;
 use crate::simd::Level;
 
@@ -67,6 +67,9 @@ pub(super) fn product(
     if let Plus::Matrix(matrix) = plus {
         assert_eq!(matrix.len(), out.len(), "a matrix of the result's shape");
     }
+    let rounded = |operand: &Operand| matches!(operand.data, Numbers::Bf16(_));
+    let some_rounded = rounded(&rows) || matches!(&panels, Panels::Plain(panels) if rounded(panels));
+    assert!(precision == Precision::Bf16 || !some_rounded, "numbers rounded to bf16 in a product of {precision:?}");
     let kernel = Kernel::new(level, precision);
     let total = steps(precision, rows.depth);
     let blocks = total.div_ceil(BLOCK_STEPS);

@@ -29,11 +29,11 @@ fn devices() -> impl Iterator<Item = Cpu> {
     Level::available().map(Cpu::with_level)
 }
 
-fn all(buffer: &Memory) -> In<'_, Memory> {
+fn all<B: Buffer>(buffer: &B) -> In<'_, B> {
     buffer.part(0..buffer.len())
 }
 
-fn all_mut(buffer: &mut Memory) -> Out<'_, Memory> {
+fn all_mut<B: Buffer>(buffer: &mut B) -> Out<'_, B> {
     let len = buffer.len();
     buffer.part_mut(0..len)
 }

@@ -1,9 +1,18 @@
 //! Norm, SwiGLU, rotary positions, embedding and gathering, log-probabilities.
 
+use half::bf16;
 use proptest::prelude::*;
 use topspin_kernels::device::{Device, HeadShape};
+use topspin_kernels::gemm::Precision;
 
 use crate::{Memory, all, all_mut, devices, error, f64s, filled, gradient, reference, values};
+
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
+/// Rounded to bf16, and a denormal counts as zero, as the highest level has it.
+fn nearest(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|&x| if x.is_subnormal() { 0.0 } else { bf16::from_f32(x).to_f32() }).collect()
+}
 
 fn norm_case() -> impl Strategy<Value = (usize, Memory, Memory, Memory)> {
     (1usize..6, 1usize..40).prop_flat_map(|(t, d)| (Just(d), values(t * d), values(d), values(t * d)))
@@ -45,9 +54,14 @@ proptest! {
         let dx_expected = gradient(&x64, &dy, |x| reference::rmsnorm(x, &w64, f64::from(eps)));
         let dw_expected = gradient(&w64, &dy, |w| reference::rmsnorm(&x64, w, f64::from(eps)));
         for cpu in devices() {
-            let (mut y, mut rstd) = (Memory::zeroed(x.len()), Memory::zeroed(x.len() / d));
-            cpu.rmsnorm_forward(all_mut(&mut y), all_mut(&mut rstd), all(&x), all(&w), eps);
+            let mut rstd = Memory::zeroed(x.len() / d);
+            let [y, rounded] = PRECISIONS.map(|precision| {
+                let mut y = cpu.alloc_rounded(precision, x.len());
+                cpu.rmsnorm_forward(all_mut(&mut y), all_mut(&mut rstd), all(&x), all(&w), eps);
+                y.to_f32()
+            });
             prop_assert!(error(&y, &expected) < 1e-5);
+            prop_assert_eq!(rounded, nearest(&y));
             // Gradients are added to what is there.
             let (mut dx, mut dw) = (filled(x.len(), 1.0), filled(d, -1.0));
             cpu.rmsnorm_backward(all_mut(&mut dx), all_mut(&mut dw), all(&dy), all(&x), all(&w), all(&rstd));
@@ -63,14 +77,17 @@ proptest! {
         let expected = reference::swiglu(&f64s(&gate_up), width);
         let d_expected = gradient(&f64s(&gate_up), &dy, |gate_up| reference::swiglu(gate_up, width));
         for cpu in devices() {
-            let mut y = Memory::zeroed(dy.len());
-            cpu.swiglu_forward(all_mut(&mut y), all(&gate_up), width);
+            let [(y, dgate_up), rounded] = PRECISIONS.map(|precision| {
+                let [mut y, mut y_again, mut dgate_up] =
+                    [dy.len(), dy.len(), gate_up.len()].map(|len| cpu.alloc_rounded(precision, len));
+                cpu.swiglu_forward(all_mut(&mut y), all(&gate_up), width);
+                cpu.swiglu_backward(all_mut(&mut dgate_up), all_mut(&mut y_again), all(&dy), all(&gate_up), width);
+                assert_eq!(y.to_f32(), y_again.to_f32());
+                (y.to_f32(), dgate_up.to_f32())
+            });
             prop_assert!(error(&y, &expected) < 1e-5);
-            let mut dgate_up = filled(gate_up.len(), 9.0);
-            let mut y_again = filled(dy.len(), 9.0);
-            cpu.swiglu_backward(all_mut(&mut dgate_up), all_mut(&mut y_again), all(&dy), all(&gate_up), width);
-            prop_assert_eq!(&y_again, &y);
             prop_assert!(error(&dgate_up, &d_expected) < 1e-5);
+            prop_assert_eq!(rounded, (nearest(&y), nearest(&dgate_up)));
         }
     }
 

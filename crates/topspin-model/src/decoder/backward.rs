@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use topspin_kernels::device::{Buffer, Device};
+use topspin_kernels::device::{Buffer, Device, Rows};
 
 use super::{Decoder, Keep, Ranges, Tape};
 use crate::batch::Batch;
@@ -64,11 +64,11 @@ impl<D: Device> Decoder<D> {
             let targets = &batch.targets[chunk.clone()];
             device.logprob_backward(dlogits, acts.logp.part(chunk.clone()), tape.lse_out.part(chunk.clone()), targets);
             tape.logits_of = None;
-            let dlogits = || tape.logits.head(chunk.len() * v);
+            let dlogits = || Rows::Single(tape.logits.head(chunk.len() * v));
             let hidden: Range<usize> = chunk.start * d..chunk.end * d;
             let head = self.ranges.head.clone();
             let dhead = grads.part_mut(head.clone());
-            let normed = tape.normed_out.part(hidden.clone());
+            let normed = Rows::Rounded(tape.normed_out.part(hidden.clone()));
             device.linear_backward_weight(dhead, dlogits(), normed, &self.head, accumulate);
             accumulate = true;
             let dhidden = acts.normed_out.part_mut(hidden);
@@ -100,18 +100,18 @@ impl<D: Device> Decoder<D> {
         let (x, _, saved, scratch) = tape.layer_mut(layer);
 
         // SwiGLU block. Its product and both normed inputs are cheaper to compute again than to keep.
-        let dx = || acts.x.head(t * d);
+        let dx = || Rows::Single(acts.x.head(t * d));
         device.linear_backward_input(acts.act.head_mut(t * f), dx(), part(&ranges.down), &weights.down);
         let (dgate_up, act) = (acts.gate_up.head_mut(t * 2 * f), &mut scratch.act);
         device.swiglu_backward(dgate_up, act.head_mut(t * f), acts.act.head(t * f), saved.gate_up.head(t * 2 * f), f);
         let dw = grads.part_mut(ranges.down.clone());
-        device.linear_backward_weight(dw, dx(), act.head(t * f), &weights.down, accumulate);
+        device.linear_backward_weight(dw, dx(), Rows::Rounded(act.head(t * f)), &weights.down, accumulate);
         let (normed, mid, eps) = (&mut scratch.normed, &saved.mid, config.rms_norm_eps);
         let rstd = saved.rstd_mlp.head_mut(t);
         device.rmsnorm_forward(normed.head_mut(t * d), rstd, mid.head(t * d), part(&ranges.mlp_norm), eps);
-        let dgate_up = || acts.gate_up.head(t * 2 * f);
+        let dgate_up = || Rows::Rounded(acts.gate_up.head(t * 2 * f));
         let dw = grads.part_mut(ranges.gate_up.clone());
-        device.linear_backward_weight(dw, dgate_up(), normed.head(t * d), &weights.gate_up, accumulate);
+        device.linear_backward_weight(dw, dgate_up(), Rows::Rounded(normed.head(t * d)), &weights.gate_up, accumulate);
         let dnormed = acts.normed.head_mut(t * d);
         device.linear_backward_input(dnormed, dgate_up(), part(&ranges.gate_up), &weights.gate_up);
         device.rmsnorm_backward(
@@ -124,9 +124,9 @@ impl<D: Device> Decoder<D> {
         );
 
         // Attention block.
-        let dx = || acts.x.head(t * d);
+        let dx = || Rows::Single(acts.x.head(t * d));
         let dw = grads.part_mut(ranges.o.clone());
-        device.linear_backward_weight(dw, dx(), saved.attn.head(q_len), &weights.o, accumulate);
+        device.linear_backward_weight(dw, dx(), Rows::Single(saved.attn.head(q_len)), &weights.o, accumulate);
         device.linear_backward_input(acts.attn.head_mut(q_len), dx(), part(&ranges.o), &weights.o);
         device.attention_backward(
             self.precision,
@@ -141,9 +141,9 @@ impl<D: Device> Decoder<D> {
         device.rope_backward(acts.qkv.head_mut(qkv_len), self.rope.head(self.rope.len()), &batch.positions, heads);
         let rstd = saved.rstd_attn.head_mut(t);
         device.rmsnorm_forward(normed.head_mut(t * d), rstd, x.head(t * d), part(&ranges.attn_norm), eps);
-        let dqkv = || acts.qkv.head(qkv_len);
+        let dqkv = || Rows::Single(acts.qkv.head(qkv_len));
         let dw = grads.part_mut(ranges.qkv.clone());
-        device.linear_backward_weight(dw, dqkv(), normed.head(t * d), &weights.qkv, accumulate);
+        device.linear_backward_weight(dw, dqkv(), Rows::Rounded(normed.head(t * d)), &weights.qkv, accumulate);
         device.linear_backward_input(acts.normed.head_mut(t * d), dqkv(), part(&ranges.qkv), &weights.qkv);
         device.rmsnorm_backward(
             acts.x.head_mut(t * d),

@@ -15,7 +15,7 @@ mod tape;
 
 use std::ops::Range;
 
-use topspin_kernels::device::{Buffer, Device, HeadShape, Use};
+use topspin_kernels::device::{Buffer, Device, HeadShape, Rows, Use};
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::memory::Memory;
 
@@ -268,7 +268,13 @@ impl<D: Device> Decoder<D> {
             eps,
         );
         let qkv_len = t * heads.qkv_width();
-        device.linear_forward(saved.qkv.head_mut(qkv_len), normed.head(t * d), part(&ranges.qkv), &weights.qkv, None);
+        device.linear_forward(
+            saved.qkv.head_mut(qkv_len),
+            Rows::Rounded(normed.head(t * d)),
+            part(&ranges.qkv),
+            &weights.qkv,
+            None,
+        );
         device.rope_forward(saved.qkv.head_mut(qkv_len), self.rope.head(self.rope.len()), &batch.positions, heads);
         device.kv_append(kv, kv_layer, saved.qkv.head(qkv_len), &batch.slots);
         let q_len = t * heads.q_width();
@@ -280,7 +286,7 @@ impl<D: Device> Decoder<D> {
             kv_layer,
             &batch.spans,
         );
-        let (mid, attn) = (&mut saved.mid, saved.attn.head(q_len));
+        let (mid, attn) = (&mut saved.mid, Rows::Single(saved.attn.head(q_len)));
         device.linear_forward(mid.head_mut(t * d), attn, part(&ranges.o), &weights.o, Some(x.head(t * d)));
 
         device.rmsnorm_forward(
@@ -293,13 +299,13 @@ impl<D: Device> Decoder<D> {
         let gate_up = &mut saved.gate_up;
         device.linear_forward(
             gate_up.head_mut(t * 2 * f),
-            normed.head(t * d),
+            Rows::Rounded(normed.head(t * d)),
             part(&ranges.gate_up),
             &weights.gate_up,
             None,
         );
         device.swiglu_forward(scratch.act.head_mut(t * f), gate_up.head(t * 2 * f), f);
-        let (act, mid) = (scratch.act.head(t * f), saved.mid.head(t * d));
+        let (act, mid) = (Rows::Rounded(scratch.act.head(t * f)), saved.mid.head(t * d));
         device.linear_forward(next.head_mut(t * d), act, part(&ranges.down), &weights.down, Some(mid));
     }
 
@@ -307,7 +313,7 @@ impl<D: Device> Decoder<D> {
     fn logits(&self, outputs: Range<usize>, tape: &mut Tape<D>) {
         let (n, d, v) = (outputs.len(), self.config.hidden_size, self.config.vocab_size);
         let head = self.params.part(self.ranges.head.clone());
-        let hidden = tape.normed_out.part(outputs.start * d..outputs.end * d);
+        let hidden = Rows::Rounded(tape.normed_out.part(outputs.start * d..outputs.end * d));
         self.device.linear_forward(tape.logits.head_mut(n * v), hidden, head, &self.head, None);
         tape.logits_of = Some(outputs);
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use topspin_kernels::device::Device;
+use topspin_kernels::gemm::Precision;
 
 use super::{Decoder, head_chunk};
 use crate::batch::Batch;
@@ -32,9 +33,9 @@ pub(super) struct LayerTape<D: Device> {
 /// Memory that each layer uses anew.
 pub(super) struct Scratch<D: Device> {
     /// A normed input of a product, `[T, D]`.
-    pub normed: D::Buffer,
+    pub normed: D::Rounded,
     /// The SwiGLU's product, `[T, F]`.
-    pub act: D::Buffer,
+    pub act: D::Rounded,
 }
 
 /// Gradients of one layer's activations.
@@ -44,7 +45,7 @@ pub(super) struct Grads<D: Device> {
     /// Of a normed input, `[T, D]`.
     pub normed: D::Buffer,
     pub act: D::Buffer,
-    pub gate_up: D::Buffer,
+    pub gate_up: D::Rounded,
     pub attn: D::Buffer,
     pub qkv: D::Buffer,
     /// Of the gathered output rows, before and after the final norm, `[N, D]`.
@@ -68,7 +69,7 @@ pub struct Tape<D: Device> {
     /// Keys and values of one layer of a batch that holds its whole paths.
     pub(super) kv: Option<D::Kv>,
     pub(super) gathered: D::Buffer,
-    pub(super) normed_out: D::Buffer,
+    pub(super) normed_out: D::Rounded,
     pub(super) rstd_out: D::Buffer,
     pub(super) logp: D::Buffer,
     pub(super) lse_out: D::Buffer,
@@ -90,7 +91,7 @@ impl<D: Device> Tape<D> {
             grads: None,
             kv: None,
             gathered: device.alloc(0),
-            normed_out: device.alloc(0),
+            normed_out: device.alloc_rounded(Precision::F32, 0),
             rstd_out: device.alloc(0),
             logp: device.alloc(0),
             lse_out: device.alloc(0),
@@ -114,6 +115,7 @@ impl<D: Device> Tape<D> {
     fn reserve_rows(&mut self, decoder: &Decoder<D>) {
         let (config, device, t) = (&decoder.config, &decoder.device, self.rows);
         let (d, f, heads, layers) = (config.hidden_size, config.intermediate_size, config.heads(), config.num_layers);
+        let rounded = |len: usize| device.alloc_rounded(decoder.precision, len);
         // Freed first: the new memory must not stand beside the old.
         self.inputs.clear();
         self.layers.clear();
@@ -130,14 +132,14 @@ impl<D: Device> Tape<D> {
             rstd_mlp: device.alloc(t),
             gate_up: device.alloc(t * 2 * f),
         }));
-        self.scratch = Some(Scratch { normed: device.alloc(t * d), act: device.alloc(t * f) });
+        self.scratch = Some(Scratch { normed: rounded(t * d), act: rounded(t * f) });
         self.kv = Some(device.kv(decoder.precision, 1, t, heads));
         if self.keep != Keep::Nothing {
             self.grads = Some(Grads {
                 x: device.alloc(t * d),
                 normed: device.alloc(t * d),
                 act: device.alloc(t * f),
-                gate_up: device.alloc(t * 2 * f),
+                gate_up: rounded(t * 2 * f),
                 attn: device.alloc(t * heads.q_width()),
                 qkv: device.alloc(t * heads.qkv_width()),
                 gathered: device.alloc(0),
@@ -153,7 +155,7 @@ impl<D: Device> Tape<D> {
         let (config, device, n) = (&decoder.config, &decoder.device, self.outputs);
         let d = config.hidden_size;
         self.gathered = device.alloc(n * d);
-        self.normed_out = device.alloc(n * d);
+        self.normed_out = device.alloc_rounded(decoder.precision, n * d);
         self.rstd_out = device.alloc(n);
         self.logp = device.alloc(n);
         self.lse_out = device.alloc(n);
