@@ -7,7 +7,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 
 # PyTorch, transformers, TRL.
 "$root/scripts/oracle/setup.sh"
-[[ -d "$root/target/models/smollm2-hf" ]] || "$root/target/oracle-venv/bin/python" "$root/scripts/oracle/smollm2.py"
+[[ -d "$root/target/models/smollm2-hf" ]] || "$root/target/oracle-venv/bin/python" "$root/scripts/oracle/smollm2.py" --folder-only
 
 # vLLM's CPU build asks for a torch of its own that no registry has; the plain one of the same version serves.
 vllm="$root/target/vllm-venv"

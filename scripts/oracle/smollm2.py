@@ -4,6 +4,7 @@ Run it with the Python that scripts/oracle/setup.sh prints; scripts/smollm2.sh f
 dequantised model as a Hugging Face folder (f32, with tokenizer) in target/models/smollm2-hf.
 """
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -169,6 +170,9 @@ def save_folder(model, tokenizer, folder):
 
 @torch.no_grad()
 def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--folder-only", action="store_true", help="leave the golden file as it is")
+    folder_only = arguments.parse_args().folder_only
     transformers.utils.logging.disable_progress_bar()
     path = Path(subprocess.run([ROOT / "scripts/smollm2.sh"], check=True, capture_output=True, text=True).stdout.strip())
     model, tokenizer = read_model(path), read_tokenizer(path)
@@ -177,6 +181,11 @@ def main():
     assert all(torch.equal(weight, theirs[name]) for name, weight in model.state_dict().items())
     print("the weights equal those that transformers reads from the same file")
     del theirs
+    folder = ROOT / "target" / "models" / "smollm2-hf"
+    save_folder(model, tokenizer, folder)
+    print(f"wrote {folder}")
+    if folder_only:
+        return
 
     weights64 = {name: parameter.double() for name, parameter in model.named_parameters()}
     golden = {
@@ -187,9 +196,7 @@ def main():
         "texts": text_cases(tokenizer, path),
     }
     write_json(golden, ROOT / "tests" / "golden" / "smollm2.json")
-    folder = ROOT / "target" / "models" / "smollm2-hf"
-    save_folder(model, tokenizer, folder)
-    print(f"wrote tests/golden/smollm2.json and {folder}")
+    print("wrote tests/golden/smollm2.json")
 
 
 def write_json(golden, path):
