@@ -40,16 +40,12 @@ pub(super) fn interleave(
 fn groups<const W: usize>(to: &mut [u32], from: Operand, lines: Range<usize>, steps: Range<usize>) {
     let Operand { lines: width, depth, .. } = from;
     for_each_group::<W>(to, from, lines, steps, |to, lines, steps| match (from.data, from.by_row) {
-        (Numbers::F32(data), true) => transpose(to, lines, |line, block| {
-            let first = ((steps.start + block * LANES) * 2).min(depth);
-            let line = &data[line * depth..][first..depth];
+        (Numbers::F32(data), true) => transpose(to, data, depth, lines, steps, |line| {
             fetch(line, ROWS_AHEAD);
             fetch(line, ROWS_AHEAD + LANES);
             round_to_bf16(load(line), load(line.get(LANES..).unwrap_or_default()))
         }),
-        (Numbers::Bf16(data), true) => transpose(to, lines, |line, block| {
-            let first = ((steps.start + block * LANES) * 2).min(depth);
-            let line = &data[line * depth..][first..depth];
+        (Numbers::Bf16(data), true) => transpose(to, data, depth, lines, steps, |line| {
             fetch(line, ROWS_AHEAD);
             load_pairs(line)
         }),
@@ -76,14 +72,22 @@ fn groups<const W: usize>(to: &mut [u32], from: Operand, lines: Range<usize>, st
     });
 }
 
-/// Interleaves lines that are rows, in blocks of 16 steps, from the units of a line's block.
+/// Interleaves lines that are rows of `depth`, in blocks of 16 steps. `units_of` makes these of a line from its block on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn transpose<const W: usize>(to: &mut [[u32; W]], lines: Range<usize>, units_of: impl Fn(usize, usize) -> __m512i) {
+fn transpose<const W: usize, T>(
+    to: &mut [[u32; W]],
+    data: &[T],
+    depth: usize,
+    lines: Range<usize>,
+    steps: Range<usize>,
+    units_of: impl Fn(&[T]) -> __m512i,
+) {
     for (block, to) in to.chunks_mut(LANES).enumerate() {
+        let first = ((steps.start + block * LANES) * 2).min(depth);
         let mut units = [_mm512_setzero_si512(); LANES];
         for (units, line) in units.iter_mut().zip(lines.clone()) {
-            *units = units_of(line, block);
+            *units = units_of(&data[line * depth..][first..depth]);
         }
         for (units, to) in transposed(units).into_iter().zip(to) {
             store(to, units);
