@@ -1,5 +1,7 @@
 //! Packed trees against one plain row per response.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 use topspin_game::objective::Objective;
 use topspin_game::optimizer::Rule;
@@ -54,6 +56,43 @@ impl FullRows {
 
 fn without_clipping(rule: Rule, batch_tokens: usize, keep: Keep) -> TrainSettings {
     TrainSettings { max_grad_norm: None, keep, ..settings(rule, batch_tokens) }
+}
+
+/// A vocabulary of which 16 rows of logits are held at once, so that the head works in chunks: the forward's logits are gone
+/// when the backward wants those of all but the last.
+#[test]
+fn outputs_in_chunks_give_the_gradient_of_each_alone() {
+    let config = DecoderConfig {
+        vocab_size: 1 << 21,
+        hidden_size: 4,
+        intermediate_size: 3,
+        num_layers: 1,
+        num_heads: 1,
+        num_kv_heads: 1,
+        head_dim: 4,
+        rms_norm_eps: 1e-5,
+        rope_theta: 1e4,
+        max_positions: 64,
+        tie_word_embeddings: true,
+    };
+    let tokens: Vec<u32> = (0..38).map(|at| at * 54_321).collect();
+    let whole = full_row(&tokens[..1], &tokens[1..]);
+    let derivatives: Vec<f32> = (0..37).map(|at| 0.3 - 0.02 * at as f32).collect();
+    let mut rows = FullRows::new(&config, 7);
+    let mut gradient_of = |outputs: Range<usize>| {
+        let mut batch = whole.clone();
+        batch.outputs = whole.outputs[outputs.clone()].to_vec();
+        batch.targets = whole.targets[outputs.clone()].to_vec();
+        let logprobs = rows.decoder.logprobs(&batch, &mut rows.tape);
+        let mut grads = Memory::zeroed(rows.decoder.params().len());
+        rows.decoder.backward(&batch, &mut rows.tape, &derivatives[outputs], &mut grads, false);
+        (bits(&logprobs), grads)
+    };
+    let (together, grads) = gradient_of(0..37);
+    let (alone, terms): (Vec<_>, Vec<_>) = [0..9, 9..20, 20..36, 36..37].map(&mut gradient_of).into_iter().unzip();
+    assert_eq!(together, alone.concat());
+    let (error, name) = distance_from_sum(&config, &grads, &terms);
+    assert!(error < 2e-5, "{name}: {error:e}");
 }
 
 proptest! {

@@ -24,8 +24,9 @@ use crate::config::DecoderConfig;
 pub use flops::Flops;
 pub use tape::{Keep, Tape};
 
-/// Most logits held at once, in elements (64 MiB): the head works through its rows in chunks of this size.
-const LOGITS_AT_ONCE: usize = 1 << 24;
+/// Most logits held at once, in elements (128 MiB): the head works through its rows in chunks of at most this size. Only the
+/// last chunk's are still there when the backward begins; a batch of pairs with a vocabulary of 50,000 is one chunk.
+const LOGITS_AT_ONCE: usize = 1 << 25;
 
 /// Where the parameters of one layer lie in the arena.
 #[derive(Clone, Debug)]
@@ -325,14 +326,15 @@ impl<D: Device> Decoder<D> {
         self.device.logprob_forward(logp, lse, logits, targets);
     }
 
-    /// The outputs in runs whose logits fit into [`LOGITS_AT_ONCE`].
+    /// The outputs in runs of about the same length whose logits fit into [`LOGITS_AT_ONCE`].
     fn head_chunks(&self, outputs: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + use<D> {
-        let size = head_chunk(self.config.vocab_size);
+        let count = outputs.div_ceil(head_chunk(self.config.vocab_size));
+        let size = outputs.div_ceil(count.max(1)).max(1);
         (0..outputs.div_ceil(size)).map(move |chunk| chunk * size..outputs.min((chunk + 1) * size))
     }
 }
 
-/// Output rows whose logits are held at once.
+/// Most output rows whose logits are held at once.
 fn head_chunk(vocab_size: usize) -> usize {
     (LOGITS_AT_ONCE / vocab_size).max(1)
 }
