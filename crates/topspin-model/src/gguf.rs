@@ -5,11 +5,14 @@
 
 mod blocks;
 mod header;
+mod k_quants;
 mod llama;
 mod tokenizer;
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
