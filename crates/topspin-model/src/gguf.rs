@@ -112,6 +112,15 @@ impl Gguf {
         }
     }
 
+    /// The value of a key that must be there and be a list of strings.
+    fn strings(&self, key: &str) -> Result<&[String], ModelError> {
+        match self.value(key) {
+            Some(Value::Strings(list)) => Ok(list),
+            Some(_) => Err(ModelError::config(&self.path, key, "is not a list of strings")),
+            None => Err(ModelError::config(&self.path, key, "is missing")),
+        }
+    }
+
     /// The value of a key that must be a whole number, not negative.
     fn count(&self, key: &str) -> Result<Option<usize>, ModelError> {
         match self.value(key) {
