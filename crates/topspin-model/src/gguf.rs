@@ -5,11 +5,14 @@
 
 mod blocks;
 mod header;
+mod k_quants;
 mod llama;
 mod tokenizer;
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -106,6 +109,15 @@ impl Gguf {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(ModelError::config(&self.path, key, "is not a string")),
+        }
+    }
+
+    /// The value of a key that must be there and be a list of strings.
+    fn strings(&self, key: &str) -> Result<&[String], ModelError> {
+        match self.value(key) {
+            Some(Value::Strings(list)) => Ok(list),
+            Some(_) => Err(ModelError::config(&self.path, key, "is not a list of strings")),
+            None => Err(ModelError::config(&self.path, key, "is missing")),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Text to token ids and back, and the tokens with a role.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -35,15 +36,35 @@ impl Tokenizer {
     pub(crate) fn new(
         path: &Path,
         definition: String,
+        settings: Map<String, Value>,
+        ids: &SpecialIds,
+    ) -> Result<Self, ModelError> {
+        // Some parts of the parser below panic where the text is not even JSON.
+        serde_json::from_str::<serde::de::IgnoredAny>(&definition)
+            .map_err(|e| ModelError::Json { path: path.into(), problem: e.to_string() })?;
+        let inner = definition.parse::<tokenizers::Tokenizer>().map_err(|e| unreadable(path, e))?;
+        Self::with_definition(path, inner, definition, settings, ids)
+    }
+
+    /// The same from the parts that a `tokenizer.json` would describe.
+    pub(crate) fn from_parts(
+        path: &Path,
+        inner: tokenizers::Tokenizer,
+        settings: Map<String, Value>,
+        ids: &SpecialIds,
+    ) -> Result<Self, ModelError> {
+        let definition = inner.to_string(false).map_err(|e| unreadable(path, e))?;
+        Self::with_definition(path, inner, definition, settings, ids)
+    }
+
+    fn with_definition(
+        path: &Path,
+        mut inner: tokenizers::Tokenizer,
+        definition: String,
         mut settings: Map<String, Value>,
         ids: &SpecialIds,
     ) -> Result<Self, ModelError> {
         let fail = |problem: String| ModelError::tokenizer(path, problem);
-        // Some parts of the parser below panic where the text is not even JSON.
-        serde_json::from_str::<serde::de::IgnoredAny>(&definition)
-            .map_err(|e| ModelError::Json { path: path.into(), problem: e.to_string() })?;
-        let mut inner: tokenizers::Tokenizer =
-            definition.parse().map_err(|e| fail(format!("it is not a tokenizer that `tokenizers` reads: {e}")))?;
         // Both would cut or lengthen prompts behind our back.
         inner.with_truncation(None).map_err(|e| fail(e.to_string()))?;
         inner.with_padding(None);
@@ -221,6 +242,11 @@ impl Tokenizer {
     pub(crate) fn special_ids(&self) -> SpecialIds {
         SpecialIds { bos: self.bos, eos: self.stop_ids.clone(), pad: self.pad }
     }
+}
+
+/// The error for a definition that the tokenizer's library refuses.
+pub(crate) fn unreadable(path: &Path, problem: impl Display) -> ModelError {
+    ModelError::tokenizer(path, format!("it is not a tokenizer that `tokenizers` reads: {problem}"))
 }
 
 /// A token in `tokenizer_config.json`: its text, or an object with the text as `content`.

@@ -1,19 +1,28 @@
 //! How GGUF encodes the elements of a tensor, and their decoding to f32.
 //!
-//! The quantised types store blocks of 32 consecutive elements with one f16 scale `d` (and for Q4_1 one f16 minimum
-//! `m`) each, little-endian, as laid out in ggml's `ggml-common.h`:
+//! The quantised types store blocks of consecutive elements, little-endian, as laid out in ggml's `ggml-common.h`. Those
+//! of 32 elements have one f16 scale `d` each, and those with a `_1` one f16 minimum `m` (the types that end in `_K`, of
+//! 256 elements, are in [`k_quants`]):
 //!
 //! | type | bytes of a block | element |
 //! |---|---|---|
 //! | Q8_0 | `d`, 32 signed bytes `q` | `d q` |
 //! | Q4_0 | `d`, 16 bytes of two nibbles `q` | `d (q - 8)` |
 //! | Q4_1 | `d`, `m`, 16 bytes of two nibbles `q` | `d q + m` |
+//! | Q5_0 | `d`, 32 bits `h`, 16 bytes of two nibbles `n` | `d (q - 16)`, `q = n + 16 h` |
+//! | Q5_1 | `d`, `m`, 32 bits `h`, 16 bytes of two nibbles `n` | `d q + m`, `q = n + 16 h` |
 //!
-//! Byte j of the nibbles holds element j in its low half and element j + 16 in its high half.
+//! Byte j of the nibbles holds element j in its low half and element j + 16 in its high half. Bit j of `h` belongs to
+//! element j.
+//!
+//! Each operation is rounded to f32 in the order of the formula, as in the `gguf` package's `quants.py`, so that values
+//! agree to the bit.
 
 use half::{bf16, f16};
 
-/// Elements of a quantised block.
+use super::k_quants::{self, SUPER_BLOCK};
+
+/// Elements of a quantised block of the simple types.
 const BLOCK: usize = 32;
 
 /// An encoding of tensor elements.
@@ -32,6 +41,20 @@ pub enum GgmlType {
     Q4_0,
     /// 4 bits, a scale and a minimum.
     Q4_1,
+    /// 5 bits and a scale.
+    Q5_0,
+    /// 5 bits, a scale and a minimum.
+    Q5_1,
+    /// 2 bits, with scales and minima of 16 elements in 4 bits each.
+    Q2_K,
+    /// 3 bits, with scales of 16 elements in 6 bits.
+    Q3_K,
+    /// 4 bits, with scales and minima of 32 elements in 6 bits each.
+    Q4_K,
+    /// 5 bits, with scales and minima of 32 elements in 6 bits each.
+    Q5_K,
+    /// 6 bits, with scales of 16 elements in 8 bits.
+    Q6_K,
 }
 
 impl GgmlType {
@@ -42,7 +65,14 @@ impl GgmlType {
             1 => Self::F16,
             2 => Self::Q4_0,
             3 => Self::Q4_1,
+            6 => Self::Q5_0,
+            7 => Self::Q5_1,
             8 => Self::Q8_0,
+            10 => Self::Q2_K,
+            11 => Self::Q3_K,
+            12 => Self::Q4_K,
+            13 => Self::Q5_K,
+            14 => Self::Q6_K,
             30 => Self::BF16,
             _ => return Err(unsupported_name(number).map_or(format!("type {number}"), str::to_owned)),
         })
@@ -56,6 +86,13 @@ impl GgmlType {
             Self::Q8_0 => (BLOCK, 34),
             Self::Q4_0 => (BLOCK, 18),
             Self::Q4_1 => (BLOCK, 20),
+            Self::Q5_0 => (BLOCK, 22),
+            Self::Q5_1 => (BLOCK, 24),
+            Self::Q2_K => (SUPER_BLOCK, 84),
+            Self::Q3_K => (SUPER_BLOCK, 110),
+            Self::Q4_K => (SUPER_BLOCK, 144),
+            Self::Q5_K => (SUPER_BLOCK, 176),
+            Self::Q6_K => (SUPER_BLOCK, 210),
         }
     }
 
@@ -76,39 +113,57 @@ impl GgmlType {
             }),
             Self::Q4_0 => blocks.for_each(|(b, out)| {
                 let d = half_at(b, 0);
-                nibbles(&b[2..], out, |q| d * (q - 8.0));
+                nibbles(&b[2..], out, |_, q| d * (f32::from(q) - 8.0));
             }),
             Self::Q4_1 => blocks.for_each(|(b, out)| {
                 let (d, m) = (half_at(b, 0), half_at(b, 2));
-                nibbles(&b[4..], out, |q| d * q + m);
+                nibbles(&b[4..], out, |_, q| d * f32::from(q) + m);
             }),
+            Self::Q5_0 => blocks.for_each(|(b, out)| {
+                let (d, high) = (half_at(b, 0), bits_at(b, 2));
+                nibbles(&b[6..], out, |j, low| d * (fifth_bit(low, high, j) - 16.0));
+            }),
+            Self::Q5_1 => blocks.for_each(|(b, out)| {
+                let (d, m, high) = (half_at(b, 0), half_at(b, 2), bits_at(b, 4));
+                nibbles(&b[8..], out, |j, low| d * fifth_bit(low, high, j) + m);
+            }),
+            Self::Q2_K => blocks.for_each(|(b, out)| k_quants::q2_k(b, out)),
+            Self::Q3_K => blocks.for_each(|(b, out)| k_quants::q3_k(b, out)),
+            Self::Q4_K => blocks.for_each(|(b, out)| k_quants::q4_k(b, out)),
+            Self::Q5_K => blocks.for_each(|(b, out)| k_quants::q5_k(b, out)),
+            Self::Q6_K => blocks.for_each(|(b, out)| k_quants::q6_k(b, out)),
         }
     }
 }
 
-fn half_at(block: &[u8], at: usize) -> f32 {
+/// The f16 that begins at a byte of a block.
+pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-fn nibbles(bytes: &[u8], out: &mut [f32], element: impl Fn(f32) -> f32) {
+/// The 32 bits that begin at a byte of a block.
+fn bits_at(block: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+}
+
+/// The code of element j from its nibble and bit j of `high`.
+fn fifth_bit(low: u8, high: u32, j: usize) -> f32 {
+    f32::from(low | ((high >> j & 1) as u8) << 4)
+}
+
+/// Fills a block from each element's number and nibble.
+fn nibbles(bytes: &[u8], out: &mut [f32], element: impl Fn(usize, u8) -> f32) {
     let (low, high) = out.split_at_mut(BLOCK / 2);
-    for ((x, y), &byte) in low.iter_mut().zip(high).zip(bytes) {
-        *x = element((byte & 15).into());
-        *y = element((byte >> 4).into());
+    for (j, ((x, y), &byte)) in low.iter_mut().zip(high).zip(bytes).enumerate() {
+        *x = element(j, byte & 15);
+        *y = element(j + BLOCK / 2, byte >> 4);
     }
 }
 
 /// Names of common types that are not decoded, so that the error is one that can be looked up.
 fn unsupported_name(number: u32) -> Option<&'static str> {
     Some(match number {
-        6 => "Q5_0",
-        7 => "Q5_1",
         9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
-        12 => "Q4_K",
-        13 => "Q5_K",
-        14 => "Q6_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
@@ -119,6 +174,11 @@ fn unsupported_name(number: u32) -> Option<&'static str> {
         22 => "IQ2_S",
         23 => "IQ4_XS",
         29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        40 => "NVFP4",
+        41 => "Q1_0",
         _ => return None,
     })
 }
@@ -180,6 +240,7 @@ mod tests {
                             // The element of the largest magnitude sets the scale; the other end may be cut by a step.
                             GgmlType::Q4_0 => largest / 8.0 + largest * 1e-3,
                             GgmlType::Q4_1 => (max - min) / 15.0 * 0.5 + largest * 2e-3,
+                            _ => unreachable!("not in the list above"),
                         };
                         prop_assert!((x - y).abs() <= allowed, "{kind:?}: {x} became {y}");
                     }

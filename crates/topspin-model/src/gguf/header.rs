@@ -33,6 +33,10 @@ pub enum Value {
 const MAGIC: [u8; 4] = *b"GGUF";
 const MAX_DIMENSIONS: u32 = 4;
 
+/// Most bytes of metadata and tensor table. A vocabulary of 256,000 tokens takes 10 MB; a count that a damaged file makes
+/// too large must not turn gigabytes of weights into lists.
+const MAX_HEADER: u64 = 128 << 20;
+
 impl Gguf {
     /// Reads the header from `input`, of which there are `len` bytes. `path` is only named in errors.
     pub(crate) fn parse(path: &Path, input: &mut impl Read, len: u64) -> Result<Self, ModelError> {
@@ -79,7 +83,8 @@ impl Gguf {
         Ok(gguf)
     }
 
-    /// Turns offsets from the start of the weights into offsets from the start of the file, and checks the extents.
+    /// Turns offsets from the start of the weights into offsets from the start of the file, and checks that the extents
+    /// are aligned, apart from each other and within the file.
     fn place_tensors(&mut self, end_of_header: u64, len: u64) -> Result<(), ModelError> {
         let alignment = self.count("general.alignment")?.unwrap_or(32) as u64;
         if !alignment.is_power_of_two() || alignment > 1 << 20 {
@@ -87,6 +92,7 @@ impl Gguf {
             return Err(ModelError::config(&self.path, "general.alignment", problem));
         }
         let data = end_of_header.next_multiple_of(alignment);
+        let mut extents = Vec::with_capacity(self.tensors.len());
         for (name, tensor) in &mut self.tensors {
             let (elements, bytes) = tensor.kind.block();
             let size = (tensor.elements() / elements) as u64 * bytes as u64;
@@ -96,7 +102,25 @@ impl Gguf {
                     format!("reaches beyond the end of the file at {len} bytes; the file is truncated, fetch it again");
                 return Err(ModelError::tensor(&self.path, name, problem));
             }
+            if !tensor.offset.is_multiple_of(alignment) {
+                let problem = format!(
+                    "begins at the offset {}, which is no multiple of {alignment}; the file is damaged, fetch it again",
+                    tensor.offset
+                );
+                return Err(ModelError::tensor(&self.path, name, problem));
+            }
             tensor.offset += data;
+            if size > 0 {
+                extents.push((tensor.offset, tensor.offset + size, name.as_str()));
+            }
+        }
+        extents.sort_unstable();
+        for pair in extents.windows(2) {
+            let ((_, end, first), (start, _, second)) = (pair[0], pair[1]);
+            if start < end {
+                let problem = format!("overlaps tensor `{first}`; the file is damaged, fetch it again");
+                return Err(ModelError::tensor(&self.path, second, problem));
+            }
         }
         Ok(())
     }
@@ -122,6 +146,14 @@ impl<R: Read> Reader<'_, R> {
             return Err(ModelError::weights(self.path, problem));
         }
         self.at += n;
+        if self.at > MAX_HEADER {
+            let problem = format!(
+                "{what} ends at byte {}, and no header is longer than {} MiB; the file is damaged, fetch it again",
+                self.at,
+                MAX_HEADER >> 20
+            );
+            return Err(ModelError::weights(self.path, problem));
+        }
         Ok(())
     }
 
@@ -239,7 +271,8 @@ impl<R: Read> Reader<'_, R> {
             Ok(kind) => kind,
             Err(found) => {
                 return fail(format!(
-                    "is stored as {found}, which is not supported; choose a file in F32, F16, BF16, Q8_0, Q4_0 or Q4_1"
+                    "is stored as {found}, which is not supported; choose a file in F32, F16, BF16, Q4_0 to Q8_0 or \
+                     Q2_K to Q6_K"
                 ));
             }
         };
@@ -345,11 +378,11 @@ mod tests {
                  truncated, fetch it again"
             )
         );
-        let odd = Writer::new().raw_tensor("w", 12, &[256], 0).finish();
+        let odd = Writer::new().raw_tensor("w", 23, &[256], 0).finish();
         assert_eq!(
             error(&odd),
-            "tensor `w` in `m.gguf` is stored as Q4_K, which is not supported; choose a file in F32, F16, BF16, \
-             Q8_0, Q4_0 or Q4_1"
+            "tensor `w` in `m.gguf` is stored as IQ4_XS, which is not supported; choose a file in F32, F16, BF16, \
+             Q4_0 to Q8_0 or Q2_K to Q6_K"
         );
         let huge = Writer::new().raw_tensor("w", 0, &[u64::MAX, 2], 0).finish();
         assert!(error(&huge).contains("impossible shape"));

@@ -37,6 +37,7 @@ pub(crate) fn encode(kind: GgmlType, values: &[f32]) -> Vec<u8> {
                 pack(&mut out, block, |x| quantise((x - min) / d, 0.0, 15.0) as u8);
             }
         }
+        _ => unreachable!("blocks of {kind:?} come from golden files"),
     }
     out
 }
@@ -133,6 +134,7 @@ impl Writer {
             GgmlType::Q4_1 => 3,
             GgmlType::Q8_0 => 8,
             GgmlType::BF16 => 30,
+            _ => unreachable!("tensors of {kind:?} come from golden files"),
         };
         self.data.resize(self.data.len().next_multiple_of(32), 0);
         let offset = self.data.len() as u64;

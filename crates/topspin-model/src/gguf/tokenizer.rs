@@ -1,81 +1,46 @@
-//! The tokenizer and chat template inside a GGUF file, rebuilt as the `tokenizer.json` they were converted from.
+//! The tokenizer and chat template in a GGUF file, rebuilt as the model's own `tokenizer.json` has them.
+//!
+//! A file lists the tokens and says in one word of which kind the tokenizer is: byte-level BPE (`gpt2`, in
+//! [`byte_level`]) or SentencePiece's BPE (`llama`, in [`sentencepiece`]). The rest is known by that word: it is what the
+//! models of the kind are published with.
+
+mod byte_level;
+mod sentencepiece;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
+use std::path::Path;
 
-use serde_json::{Map, json};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value as Json, json};
+use tokenizers::models::bpe::{BPE, BpeBuilder, Merges, Vocab};
+use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use super::{Gguf, Value};
 use crate::chat::ChatTemplate;
 use crate::config::SpecialIds;
 use crate::dialect::Dialect;
 use crate::error::ModelError;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, unreadable};
 
-/// How a text is cut into pieces before merging; the names are llama.cpp's.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum PreTokenizer {
-    /// llama.cpp's own, for files that name none.
-    Default,
-    Gpt2,
-    SmolLm,
-    Llama3,
-    Qwen2,
-}
+const MODEL: &str = "tokenizer.ggml.model";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
 
-impl PreTokenizer {
-    fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "default" => Self::Default,
-            "gpt-2" => Self::Gpt2,
-            "smollm" => Self::SmolLm,
-            "llama-bpe" | "llama3" | "llama-v3" => Self::Llama3,
-            "qwen2" => Self::Qwen2,
-            _ => return None,
-        })
-    }
-
-    /// The `pre_tokenizer` of the `tokenizer.json` that such a model is published with.
-    fn definition(self) -> serde_json::Value {
-        const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-        const REST: &str = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-        let split = |pattern: &str| {
-            let pattern = json!({ "Regex": pattern });
-            json!({ "type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false })
-        };
-        let steps = match self {
-            Self::Gpt2 => return byte_level(false, true, true),
-            Self::SmolLm => vec![json!({ "type": "Digits", "individual_digits": true }), byte_level(false, true, true)],
-            Self::Llama3 => {
-                let pattern = format!(r"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{REST}");
-                vec![split(&pattern), byte_level(false, true, false)]
-            }
-            Self::Qwen2 => {
-                let pattern = format!(r"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{REST}");
-                vec![split(&pattern), byte_level(false, true, false)]
-            }
-            Self::Default => vec![
-                split(r"[\p{P}\$\+<=>\^~\|]+"),
-                split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"),
-                split(r"\p{N}+"),
-                split("[0-9][0-9][0-9]"),
-                byte_level(false, true, false),
-            ],
-        };
-        json!({ "type": "Sequence", "pretokenizers": steps })
-    }
-}
-
-fn byte_level(add_prefix_space: bool, trim_offsets: bool, use_regex: bool) -> serde_json::Value {
-    json!({
-        "type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": trim_offsets, "use_regex": use_regex
-    })
-}
-
-/// Token types in `tokenizer.ggml.token_type`.
+/// Token types in `tokenizer.ggml.token_type`, as SentencePiece numbers them.
+const NORMAL: i64 = 1;
+const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
+const BYTE: i64 = 6;
 
-/// Rebuilds the tokenizer and compiles the chat template.
+/// Most bytes of a token. The longest of SmolLM2's takes 162, and what looks for special tokens in a text takes up to a
+/// kilobyte of memory for each byte of them.
+const MAX_TOKEN: usize = 1024;
+
+/// Reads the tokenizer and compiles the chat template.
 pub(crate) fn read_dialect(gguf: &Gguf) -> Result<Dialect, ModelError> {
     let tokenizer = read_tokenizer(gguf)?;
     let template = match gguf.text("tokenizer.chat_template")? {
@@ -85,127 +50,140 @@ pub(crate) fn read_dialect(gguf: &Gguf) -> Result<Dialect, ModelError> {
     Ok(Dialect::new(tokenizer, template))
 }
 
+/// What tells one kind of tokenizer from another. The small parts are as `tokenizer.json` spells them.
+struct Parts {
+    model: BPE,
+    normalizer: Json,
+    pre_tokenizer: Json,
+    /// For texts without a token added before or behind them.
+    post_processor: Json,
+    decoder: Json,
+    /// Whether a text begins with a token for that, in files that do not say.
+    add_bos: bool,
+    /// The special tokens, if any, that take the white space behind them along.
+    strips_right: fn(&str) -> bool,
+}
+
 fn read_tokenizer(gguf: &Gguf) -> Result<Tokenizer, ModelError> {
     let fail = |key: &str, problem: String| ModelError::config(&gguf.path, key, problem);
-    match gguf.text("tokenizer.ggml.model")? {
-        Some("gpt2") => {}
+    let read_parts = match gguf.text(MODEL)? {
+        Some("gpt2") => byte_level::read_parts,
+        Some("llama") => sentencepiece::read_parts,
         Some(other) => {
             let problem = format!(
-                "is `{other}`, which is not supported; it must be `gpt2`, or use the model's Hugging Face folder"
+                "is `{other}`, which is not supported; it must be `gpt2` or `llama`, or use the model's Hugging Face \
+                 folder"
             );
-            return Err(fail("tokenizer.ggml.model", problem));
+            return Err(fail(MODEL, problem));
         }
-        None => return Err(fail("tokenizer.ggml.model", "is missing".into())),
-    }
-    let kind = gguf.text("tokenizer.ggml.pre")?.unwrap_or("default");
-    let Some(pre_tokenizer) = PreTokenizer::from_name(kind) else {
-        let known = "`smollm`, `default`, `gpt-2`, `llama-bpe` or `qwen2`";
-        let problem =
-            format!("is `{kind}`, which is not supported; it must be {known}, or use the model's Hugging Face folder");
-        return Err(fail("tokenizer.ggml.pre", problem));
+        None => return Err(fail(MODEL, "is missing".into())),
     };
-    let strings = |key: &str| match gguf.value(key) {
-        Some(Value::Strings(list)) => Ok(list.as_slice()),
-        Some(_) => Err(fail(key, "is not a list of strings".into())),
-        None => Err(fail(key, "is missing".into())),
-    };
-    let tokens = strings("tokenizer.ggml.tokens")?;
-    let mut merges = Vec::new();
-    for merge in strings("tokenizer.ggml.merges")? {
-        let Some(pair) = merge.split_once(' ') else {
-            return Err(fail("tokenizer.ggml.merges", format!("has the entry {merge:?}, which is not a pair")));
-        };
-        merges.push(pair);
-    }
-    let types = match gguf.value("tokenizer.ggml.token_type") {
-        None => &[],
-        Some(Value::Ints(list)) if list.len() == tokens.len() => list.as_slice(),
-        Some(_) => {
-            let problem = format!("is not a list of {} numbers, one for each token", tokens.len());
-            return Err(fail("tokenizer.ggml.token_type", problem));
-        }
-    };
-    let mut seen = HashSet::new();
-    if let Some(twice) = tokens.iter().find(|token| !seen.insert(token.as_str())) {
-        return Err(fail("tokenizer.ggml.tokens", format!("has the token {twice:?} twice")));
-    }
+    let vocabulary = Vocabulary::read(gguf)?;
+    let parts = read_parts(gguf, &vocabulary)?;
 
+    let tokens = vocabulary.tokens;
     let ids = special_ids(gguf)?;
     let all_ids = [ids.bos, ids.pad].into_iter().flatten().chain(ids.eos.iter().copied());
     if let Some(id) = all_ids.max().filter(|&id| id as usize >= tokens.len()) {
-        return Err(fail(
-            "tokenizer.ggml.tokens",
-            format!("has {} tokens, but a special token has the id {id}", tokens.len()),
-        ));
+        return Err(fail(TOKENS, format!("has {} tokens, but a special token has the id {id}", tokens.len())));
     }
-    let token = |id: Option<u32>| id.map(|id| tokens[id as usize].clone());
-    let add_bos = match gguf.bool("tokenizer.ggml.add_bos_token")? {
-        Some(add) => add,
-        // Files older than the key: the family always begins with it.
-        None => pre_tokenizer == PreTokenizer::Llama3,
+    let eos = ids.eos.first().copied();
+    let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(parts.add_bos);
+    let add_eos = gguf.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+    let named = |id: u32| (id, &tokens[id as usize]);
+    let post_processor = match (ids.bos.filter(|_| add_bos).map(named), eos.filter(|_| add_eos).map(named)) {
+        (None, None) => parts.post_processor,
+        (before, behind) => surround(before, behind),
     };
 
-    let post_processor = match token(ids.bos).filter(|_| add_bos) {
-        Some(bos) => begin_with(&bos, ids.bos),
-        None => byte_level(true, false, true),
-    };
-    let added = tokens.iter().zip(types).zip(0_u32..).filter(|((_, kind), _)| [CONTROL, USER_DEFINED].contains(kind));
-    let added = added.map(|((token, &kind), id)| {
-        json!({
-            "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-            "special": kind == CONTROL
-        })
-    });
-    let vocabulary: Map<String, serde_json::Value> = tokens.iter().cloned().zip((0_u32..).map(Into::into)).collect();
-    let definition = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added.collect::<Vec<_>>(),
-        "normalizer": null,
-        "pre_tokenizer": pre_tokenizer.definition(),
-        "post_processor": post_processor,
-        "decoder": byte_level(true, true, true),
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            // Llama 3 takes a word that is a token as it is, whatever the merges make of it.
-            "ignore_merges": pre_tokenizer == PreTokenizer::Llama3,
-            "vocab": vocabulary,
-            "merges": merges,
-        },
-    });
+    let path = &gguf.path;
+    let mut inner = tokenizers::Tokenizer::new(parts.model);
+    inner.with_normalizer(part::<NormalizerWrapper>(path, parts.normalizer)?);
+    inner.with_pre_tokenizer(part::<PreTokenizerWrapper>(path, parts.pre_tokenizer)?);
+    inner.with_post_processor(part::<PostProcessorWrapper>(path, post_processor)?);
+    inner.with_decoder(part::<DecoderWrapper>(path, parts.decoder)?);
+    inner.add_tokens(&vocabulary.added(parts.strips_right));
 
+    let token = |id: Option<u32>| id.map(|id| tokens[id as usize].as_str());
     let mut settings = Map::new();
     settings.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
     settings.insert("clean_up_tokenization_spaces".into(), false.into());
     settings.insert("add_bos_token".into(), add_bos.into());
+    if add_eos {
+        settings.insert("add_eos_token".into(), true.into());
+    }
     settings.insert("bos_token".into(), json!(token(ids.bos)));
-    settings.insert("eos_token".into(), json!(token(ids.eos.first().copied())));
+    settings.insert("eos_token".into(), json!(token(eos)));
     settings.insert("pad_token".into(), json!(token(ids.pad)));
-    let unknown = gguf.token_id("tokenizer.ggml.unknown_token_id")?.filter(|&id| (id as usize) < tokens.len());
-    settings.insert("unk_token".into(), json!(token(unknown)));
-    if let Some(longest) = gguf.count("llama.context_length")? {
+    settings.insert("unk_token".into(), json!(token(vocabulary.unknown)));
+    let architecture = gguf.text("general.architecture")?.unwrap_or("llama");
+    if let Some(longest) = gguf.count(&format!("{architecture}.context_length"))? {
         settings.insert("model_max_length".into(), longest.into());
     }
-    Tokenizer::new(&gguf.path, definition.to_string(), settings, &ids)
+    Tokenizer::from_parts(path, inner, settings, &ids)
 }
 
-/// The post-processor that puts one token before a text.
-fn begin_with(bos: &str, id: Option<u32>) -> serde_json::Value {
-    let special = |type_id: u32| json!({ "SpecialToken": { "id": bos, "type_id": type_id } });
-    let sequence = |name: &str, type_id: u32| json!({ "Sequence": { "id": name, "type_id": type_id } });
-    json!({
-        "type": "TemplateProcessing",
-        "single": [special(0), sequence("A", 0)],
-        "pair": [special(0), sequence("A", 0), special(1), sequence("B", 1)],
-        "special_tokens": { bos: { "id": bos, "ids": [id], "tokens": [bos] } },
-    })
+/// What a file lists about its tokens, the id of each being its place in the list.
+struct Vocabulary<'a> {
+    tokens: &'a [String],
+    /// One for each token, or none at all.
+    types: &'a [i64],
+    /// The token for what the vocabulary has none for.
+    unknown: Option<u32>,
+}
+
+impl<'a> Vocabulary<'a> {
+    fn read(gguf: &'a Gguf) -> Result<Self, ModelError> {
+        let fail = |key: &str, problem: String| Err(ModelError::config(&gguf.path, key, problem));
+        let tokens = gguf.strings(TOKENS)?;
+        let mut seen = HashSet::with_capacity(tokens.len());
+        for (id, token) in tokens.iter().enumerate() {
+            if token.len() > MAX_TOKEN {
+                let n = token.len();
+                return fail(
+                    TOKENS,
+                    format!("has a token of {n} bytes, number {id}; at most {MAX_TOKEN} are possible"),
+                );
+            }
+            if !seen.insert(token.as_str()) {
+                return fail(TOKENS, format!("has the token {token:?} twice"));
+            }
+        }
+        let types = match gguf.value(TYPES) {
+            None => &[],
+            Some(Value::Ints(list)) if list.len() == tokens.len() => list.as_slice(),
+            Some(_) => return fail(TYPES, format!("is not a list of {} numbers, one for each token", tokens.len())),
+        };
+        let named = gguf.token_id("tokenizer.ggml.unknown_token_id")?.filter(|&id| (id as usize) < tokens.len());
+        let typed = || types.iter().zip(0..).find_map(|(&kind, id)| (kind == UNKNOWN).then_some(id));
+        Ok(Self { tokens, types, unknown: named.or_else(typed) })
+    }
+
+    fn kind(&self, id: usize) -> i64 {
+        self.types.get(id).copied().unwrap_or(NORMAL)
+    }
+
+    /// A model of these tokens and merges.
+    fn model(
+        &self,
+        path: &Path,
+        merges: Merges,
+        configure: impl Fn(BpeBuilder) -> BpeBuilder,
+    ) -> Result<BPE, ModelError> {
+        let vocabulary: Vocab = self.tokens.iter().cloned().zip(0..).collect();
+        let builder = configure(BPE::builder().vocab_and_merges(vocabulary, merges));
+        builder.build().map_err(|e| unreadable(path, e))
+    }
+
+    /// The tokens that are found in a text before anything else is done to it.
+    fn added(&self, strips_right: fn(&str) -> bool) -> Vec<AddedToken> {
+        let kinds = (0..self.tokens.len()).map(|id| self.kind(id));
+        let added = self.tokens.iter().zip(kinds).filter(|(_, kind)| [UNKNOWN, CONTROL, USER_DEFINED].contains(kind));
+        let added = added.map(|(token, kind)| {
+            AddedToken::from(token.as_str(), kind != USER_DEFINED).normalized(false).rstrip(strips_right(token))
+        });
+        added.collect()
+    }
 }
 
 fn special_ids(gguf: &Gguf) -> Result<SpecialIds, ModelError> {
@@ -222,114 +200,28 @@ fn special_ids(gguf: &Gguf) -> Result<SpecialIds, ModelError> {
     Ok(SpecialIds { bos: id("bos")?, eos, pad: id("padding")? })
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
+/// A part of a tokenizer from its JSON, or none from `null`.
+fn part<T: DeserializeOwned>(path: &Path, definition: Json) -> Result<Option<T>, ModelError> {
+    serde_json::from_value(definition).map_err(|e| unreadable(path, e))
+}
 
-    use super::super::testing::{Writer, byte_characters};
-    use super::*;
-    use crate::chat::Message;
-    use crate::testing::byte_tokenizer;
-
-    /// A vocabulary of bytes and the given tokens, cut by the named kind of pre-tokenizer.
-    fn dialect(pre: Option<&str>, more: &[&str], change: impl Fn(Writer) -> Writer) -> Result<Dialect, ModelError> {
-        let mut tokens = byte_characters();
-        tokens.extend(["<s>", "</s>", "<user>"].iter().chain(more).map(ToString::to_string));
-        let mut types = vec![1; tokens.len()];
-        types[256..259].copy_from_slice(&[CONTROL, CONTROL, USER_DEFINED]);
-        // Every token of more than one character is the merge of its first and its rest.
-        let merges = more.iter().map(|token| {
-            let first = token.chars().next().map_or(0, char::len_utf8);
-            format!("{} {}", &token[..first], &token[first..])
-        });
-        let mut writer = Writer::new()
-            .value("tokenizer.ggml.model", Value::String("gpt2".into()))
-            .value("tokenizer.ggml.token_type", Value::Ints(types))
-            .value("tokenizer.ggml.merges", Value::Strings(merges.collect()))
-            .value("tokenizer.ggml.bos_token_id", Value::Int(256))
-            .value("tokenizer.ggml.tokens", Value::Strings(tokens));
-        if let Some(pre) = pre {
-            writer = writer.value("tokenizer.ggml.pre", Value::String(pre.into()));
-        }
-        let bytes = change(writer).finish();
-        read_dialect(&Gguf::parse(Path::new("m.gguf"), &mut &bytes[..], bytes.len() as u64)?)
-    }
-
-    fn with_eos(writer: Writer) -> Writer {
-        writer.value("tokenizer.ggml.eos_token_id", Value::Int(257))
-    }
-
-    #[test]
-    fn merges_and_special_tokens() {
-        let tokenizer = byte_tokenizer();
-        let pieces = |text: &str| -> Vec<String> {
-            tokenizer.encode(text).unwrap().into_iter().map(|id| tokenizer.token(id).unwrap()).collect()
-        };
-        assert_eq!(pieces("the then <|im_end|>"), ["the", "Ġ", "the", "n", "Ġ", "<|im_end|>"]);
-        assert_eq!(tokenizer.decode(&tokenizer.encode("Zürich 水\n").unwrap()), "Zürich 水\n");
-        assert_eq!((tokenizer.bos(), tokenizer.add_bos(), tokenizer.stop_ids()), (Some(257), false, &[256][..]));
-    }
-
-    /// How each kind cuts a text shows in which two-character tokens can form.
-    #[test]
-    fn pre_tokenizers_cut_as_llama_cpp_does() {
-        let kinds = [None, Some("default"), Some("gpt-2"), Some("smollm"), Some("llama-bpe"), Some("qwen2")];
-        // A pair, and the kinds that let it form.
-        let cases: [(&str, &str, [bool; 6]); 6] = [
-            ("12", "12", [true, true, true, false, true, false]),
-            ("1234", "34", [false, false, true, false, false, false]),
-            ("a-b", "-b", [false, false, false, false, true, true]),
-            ("$+", "$+", [true, true, true, true, true, true]),
-            ("!\n", "!Ċ", [false, false, false, false, true, true]),
-            ("I'LL", "'L", [false, false, false, false, true, true]),
-        ];
-        for (text, pair, forms) in cases {
-            for (kind, expected) in kinds.into_iter().zip(forms) {
-                let tokenizer = dialect(kind, &[pair], with_eos).unwrap().tokenizer().clone();
-                let ids = tokenizer.encode(text).unwrap();
-                assert_eq!(ids.contains(&259), expected, "{text:?} with {kind:?} became {ids:?}");
-                assert_eq!(tokenizer.decode(&ids), text);
-            }
-        }
-    }
-
-    #[test]
-    fn llama_3_begins_a_plain_prompt() {
-        let llama = dialect(Some("llama-bpe"), &[], with_eos).unwrap();
-        assert!(llama.tokenizer().add_bos());
-        assert_eq!(llama.encode_prompt(&[Message::new("user", "<user>")]).unwrap(), [256, 258]);
-        let told =
-            dialect(Some("llama-bpe"), &[], |w| with_eos(w).value("tokenizer.ggml.add_bos_token", Value::Bool(false)));
-        assert!(!told.unwrap().tokenizer().add_bos());
-    }
-
-    #[test]
-    fn all_end_tokens_stop() {
-        let more = |w: Writer| with_eos(w).value("tokenizer.ggml.eot_token_id", Value::Int(258));
-        assert_eq!(dialect(Some("qwen2"), &[], more).unwrap().tokenizer().stop_ids(), [257, 258]);
-    }
-
-    #[test]
-    fn names_what_is_wrong() {
-        let error = |result: Result<Dialect, ModelError>| result.unwrap_err().to_string();
-        assert_eq!(
-            error(dialect(Some("tekken"), &[], with_eos)),
-            "`tokenizer.ggml.pre` in `m.gguf` is `tekken`, which is not supported; it must be `smollm`, `default`, \
-             `gpt-2`, `llama-bpe` or `qwen2`, or use the model's Hugging Face folder"
-        );
-        assert!(error(dialect(None, &[], |w| w)).contains("no token that ends a turn"));
-        let far = |w: Writer| w.value("tokenizer.ggml.eos_token_id", Value::Int(1000));
-        assert!(error(dialect(None, &[], far)).contains("a special token has the id 1000"));
-        assert!(error(dialect(None, &["</s>"], with_eos)).contains("has the token \"</s>\" twice"));
-        let template = |w: Writer| with_eos(w).value("tokenizer.chat_template", Value::String("{% if".into()));
-        assert!(
-            error(dialect(None, &[], template)).starts_with("cannot apply the chat template of `m.gguf`: syntax error")
-        );
-        let plain = Writer::new().value("tokenizer.ggml.model", Value::String("llama".into())).finish();
-        let plain = Gguf::parse(Path::new("m.gguf"), &mut &plain[..], plain.len() as u64).unwrap();
-        assert!(
-            error(read_dialect(&plain))
-                .starts_with("`tokenizer.ggml.model` in `m.gguf` is `llama`, which is not supported")
-        );
-    }
+/// The post-processor that puts one token before a text, or behind it, or both.
+fn surround(before: Option<(u32, &String)>, behind: Option<(u32, &String)>) -> Json {
+    let sequence = |name: &str, type_id: u32| {
+        let special = |(_, token)| json!({ "SpecialToken": { "id": token, "type_id": type_id } });
+        let text = json!({ "Sequence": { "id": name, "type_id": type_id } });
+        before.map(special).into_iter().chain([text]).chain(behind.map(special)).collect::<Vec<_>>()
+    };
+    let special: Map<String, Json> = before
+        .into_iter()
+        .chain(behind)
+        .map(|(id, token)| (token.clone(), json!({ "id": token, "ids": [id], "tokens": [token] })))
+        .collect();
+    let pair = [sequence("A", 0), sequence("B", 1)].concat();
+    json!({
+        "type": "TemplateProcessing",
+        "single": sequence("A", 0),
+        "pair": pair,
+        "special_tokens": special,
+    })
 }
