@@ -213,7 +213,7 @@ fn models_that_cannot_be_used() {
     exit code: 2
     --- stdout
     --- stderr
-    error: `model/config.json` describes a model of the architecture `GPT2LMHeadModel`, which is not supported; choose a Llama model (`LlamaForCausalLM`), or a Mistral model without a sliding window
+    error: `model/config.json` describes a model of the architecture `GPT2LMHeadModel`, which is not supported; choose one of llama, mistral, qwen2, qwen3, gemma2, gemma3_text, phi3, smollm3, olmo2, granite
     ");
     insta::assert_snapshot!(with("num_hidden_layers", json!("two")), @r#"
     exit code: 2

@@ -111,6 +111,7 @@ pub fn save_tiny_model(dir: &Path) {
         rope_theta: 1e4,
         max_positions: CONTEXT,
         tie_word_embeddings: false,
+        ..DecoderConfig::default()
     };
     let template = ChatTemplate::new(Path::new("template"), template, &tokenizer).unwrap();
     let dialect = Dialect::new(tokenizer, Some(template));

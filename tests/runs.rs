@@ -33,6 +33,7 @@ pub fn sandbox() -> Sandbox {
         rope_theta: 1e4,
         max_positions: 64,
         tie_word_embeddings: true,
+        ..DecoderConfig::default()
     };
     let mut rng = Rng::new(11, "tiny model", 0);
     let parameters: Vec<f32> = (0..config.layout().len()).map(|_| 0.1 * rng.normal() as f32).collect();

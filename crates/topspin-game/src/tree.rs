@@ -346,6 +346,7 @@ mod tests {
             rope_theta: 1e4,
             max_positions: 4,
             tie_word_embeddings: true,
+            ..DecoderConfig::default()
         };
         let check = |prompt: &[u32], response: &[u32]| {
             TokenTree { prompt_id: "x", prompt, responses: vec![&[1], response] }.check(&config)

@@ -148,6 +148,56 @@ impl Span {
     }
 }
 
+/// What attention makes of the products of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Factor of the products; `1 / sqrt(C)` in most models.
+    pub scale: f32,
+    /// Scores `s` become `cap * tanh(s / cap)` (Gemma 2, arXiv 2408.00118).
+    pub softcap: Option<f32>,
+    /// Positions that a row sees at most, its own included (Mistral 7B, arXiv 2310.06825).
+    pub window: Option<usize>,
+}
+
+impl Attention {
+    /// The first position that a row sees which is the last of `end` positions.
+    pub fn first_seen(&self, end: usize) -> usize {
+        self.window.map_or(0, |window| end.saturating_sub(window))
+    }
+}
+
+/// Constants of RMSNorm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Added to each weight: 1 where weights are stored as their distance from it, as in Gemma.
+    pub offset: f32,
+}
+
+/// What the gate of a gated layer goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`, which makes the layer a SwiGLU (Shazeer, arXiv 2002.05202).
+    Silu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (Hendrycks & Gimpel, arXiv 1606.08415).
+    GeluTanh,
+}
+
+/// The last step to logits, `cap * tanh(multiplier * x / cap)`; without a cap `multiplier * x`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogitScale {
+    /// Factor of the head's product.
+    pub multiplier: f32,
+    /// Bound of the logits' magnitude (Gemma 2, arXiv 2408.00118).
+    pub softcap: Option<f32>,
+}
+
+impl LogitScale {
+    /// Logits as the head's product gives them.
+    pub const NONE: Self = Self { multiplier: 1.0, softcap: None };
+}
+
 /// Which products a prepared weight takes part in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
@@ -217,26 +267,36 @@ pub trait Device: Send + Sync {
     /// Sets all elements to zero.
     fn zero(&self, to: Out<Self::Buffer>);
 
-    /// `out[T,D] = table[ids[t]]`.
-    fn embedding_forward(&self, out: Out<Self::Buffer>, table: In<Self::Buffer>, ids: &[u32]);
-    /// `dtable[ids[t]] += dout[t]`, in order of `t`.
-    fn embedding_backward(&self, dtable: Out<Self::Buffer>, dout: In<Self::Buffer>, ids: &[u32]);
+    /// `out[T,D] = scale * table[ids[t]]`.
+    fn embedding_forward(&self, out: Out<Self::Buffer>, table: In<Self::Buffer>, ids: &[u32], scale: f32);
+    /// `dtable[ids[t]] += scale * dout[t]`, in order of `t`.
+    fn embedding_backward(&self, dtable: Out<Self::Buffer>, dout: In<Self::Buffer>, ids: &[u32], scale: f32);
 
     /// `out[N,D] = x[rows[n]]`.
     fn gather_forward(&self, out: Out<Self::Buffer>, x: In<Self::Buffer>, rows: &[u32]);
     /// `dx[rows[n]] += dout[n]`, in order of `n`.
     fn gather_backward(&self, dx: Out<Self::Buffer>, dout: In<Self::Buffer>, rows: &[u32]);
 
-    /// `y[T,D] = x * rstd * w`, `rstd[T] = 1 / sqrt(mean(x^2) + eps)` (Zhang & Sennrich, arXiv 1910.07467).
+    /// `y[T,D] = x * rstd * (w + offset)`, `rstd[T] = 1 / sqrt(mean(x^2) + eps)` (Zhang & Sennrich, arXiv 1910.07467).
     fn rmsnorm_forward(
         &self,
         y: Out<Self::Rounded>,
         rstd: Out<Self::Buffer>,
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
-        eps: f32,
+        norm: Norm,
     );
-    /// `dx[T,D] += ..`, `dw[D] += ..`.
+    /// `y[T,D] = residual[T,D] +` the norm of `x[T,D]`, and its `rstd[T]`.
+    fn rmsnorm_add_forward(
+        &self,
+        y: Out<Self::Buffer>,
+        rstd: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        residual: In<Self::Buffer>,
+        norm: Norm,
+    );
+    /// `dx[T,D] += ..`, `dw[D] += ..`, of both forwards.
     fn rmsnorm_backward(
         &self,
         dx: Out<Self::Buffer>,
@@ -245,6 +305,30 @@ pub trait Device: Send + Sync {
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
         rstd: In<Self::Buffer>,
+        norm: Norm,
+    );
+    /// `y[T,..]`: the queries and keys of `x[T,H*C|G*C|G*C]` normed, the values as they are. `w` are weights of queries and
+    /// then of keys: `C` of each, for every head by itself (Qwen 3, arXiv 2505.09388), or `H*C` and `G*C`, for all heads
+    /// together (OLMo 2, arXiv 2501.00656). `rstd[T, parts]`, a part being what is normed by itself.
+    fn head_norm_forward(
+        &self,
+        y: Out<Self::Buffer>,
+        rstd: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        heads: HeadShape,
+        norm: Norm,
+    );
+    /// `dqkv[T,..]` from the gradient of `y` to that of `x`, in place; `dw += ..`.
+    fn head_norm_backward(
+        &self,
+        dqkv: Out<Self::Buffer>,
+        dw: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        rstd: In<Self::Buffer>,
+        heads: HeadShape,
+        norm: Norm,
     );
 
     /// Lays out `w[n,k]` (out x in, as in checkpoints) for products in `precision`.
@@ -272,11 +356,38 @@ pub trait Device: Send + Sync {
         accumulate: bool,
     );
 
-    /// Rotates queries and keys of `qkv[T,H*C|G*C|G*C]` in place by their position (Su et al., arXiv 2104.09864).
-    /// `table[p] = [cos(C/2) | sin(C/2)]`; channel `i` is paired with `i + C/2`, as in Hugging Face's Llama.
-    fn rope_forward(&self, qkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape);
+    /// `y[T,n] += bias[n]`.
+    fn bias_forward(&self, y: Out<Self::Buffer>, bias: In<Self::Buffer>);
+    /// `dbias[n] += sum_t dy[t,n]`.
+    fn bias_backward(&self, dbias: Out<Self::Buffer>, dy: Rows<Self>);
+
+    /// `y = residual + multiplier * x`.
+    fn residual_forward(&self, y: Out<Self::Buffer>, residual: In<Self::Buffer>, x: In<Self::Buffer>, multiplier: f32);
+    /// `dx = multiplier * dy`; the residual's gradient is `dy`.
+    fn residual_backward(&self, dx: Out<Self::Buffer>, dy: In<Self::Buffer>, multiplier: f32);
+    /// `to += x`.
+    fn add(&self, to: Out<Self::Buffer>, x: In<Self::Buffer>);
+
+    /// Rotates the first `dim` channels of the queries and keys of `qkv[T,H*C|G*C|G*C]` in place by their position (Su et
+    /// al., arXiv 2104.09864). `table[p] = [cos(dim/2) | sin(dim/2)]`; channel `i` is paired with `i + dim/2`, as in Hugging
+    /// Face's Llama.
+    fn rope_forward(
+        &self,
+        qkv: Out<Self::Buffer>,
+        table: In<Self::Buffer>,
+        positions: &[u32],
+        heads: HeadShape,
+        dim: usize,
+    );
     /// Rotates gradients of queries and keys back, in place.
-    fn rope_backward(&self, dqkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape);
+    fn rope_backward(
+        &self,
+        dqkv: Out<Self::Buffer>,
+        table: In<Self::Buffer>,
+        positions: &[u32],
+        heads: HeadShape,
+        dim: usize,
+    );
 
     /// A store of keys and values of `layers` layers and `slots` slots, held and multiplied in `precision`.
     fn kv(&self, precision: Precision, layers: usize, slots: usize, heads: HeadShape) -> Self::Kv;
@@ -293,6 +404,7 @@ pub trait Device: Send + Sync {
         kv: &Self::Kv,
         layer: usize,
         spans: &[Span],
+        attention: Attention,
     );
     /// `dqkv[T,..] = ..` (overwritten) for a batch that holds all of its keys itself: slot `s` is row `s`. The forward's
     /// store was one of `precision`; its rounding counts as the identity.
@@ -306,19 +418,24 @@ pub trait Device: Send + Sync {
         lse: In<Self::Buffer>,
         spans: &[Span],
         heads: HeadShape,
+        attention: Attention,
     );
 
-    /// `y[T,F] = silu(gate) * up`, `gate_up[T,F|F]` (Shazeer, arXiv 2002.05202).
-    fn swiglu_forward(&self, y: Out<Self::Rounded>, gate_up: In<Self::Buffer>, width: usize);
+    /// `y[T,F] = activation(gate) * up`, `gate_up[T,F|F]`.
+    fn glu_forward(&self, y: Out<Self::Rounded>, gate_up: In<Self::Buffer>, width: usize, activation: Activation);
     /// `dgate_up[T, F|F]` from `dy[T,F]`, and the forward's `y[T,F]`, which need not be kept for it.
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
         dgate_up: Out<Self::Rounded>,
         y: Out<Self::Rounded>,
         dy: In<Self::Buffer>,
         gate_up: In<Self::Buffer>,
         width: usize,
+        activation: Activation,
     );
+
+    /// Brings the head's product to its final form, in place. Its backward is [`logprob_backward`](Self::logprob_backward)'s.
+    fn logit_scale_forward(&self, logits: Out<Self::Buffer>, scale: LogitScale);
 
     /// `logp[N] = logits[n, targets[n]] - lse[n]`, `lse[N] = log sum exp(logits[n])`, for `logits[N,V]`.
     fn logprob_forward(
@@ -328,13 +445,15 @@ pub trait Device: Send + Sync {
         logits: In<Self::Buffer>,
         targets: &[u32],
     );
-    /// `logits[n,v] := dlogp[n] * (1[v = targets[n]] - softmax(logits[n])[v])`, in place.
+    /// `logits[n,v] := dlogp[n] * (1[v = targets[n]] - softmax(logits[n])[v])`, in place, times the derivative of `scale`,
+    /// which made the logits.
     fn logprob_backward(
         &self,
         logits: Out<Self::Buffer>,
         dlogp: In<Self::Buffer>,
         lse: In<Self::Buffer>,
         targets: &[u32],
+        scale: LogitScale,
     );
 
     /// One AdamW step on `params` after scaling the gradient by `grad_scale`.

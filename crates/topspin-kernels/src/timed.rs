@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::device::{AdamW, Device, HeadShape, In, Out, RmsProp, Rows, Span, Use};
+use crate::device::{
+    Activation, AdamW, Attention, Device, HeadShape, In, LogitScale, Norm, Out, RmsProp, Rows, Span, Use,
+};
 use crate::gemm::Precision;
 use crate::memory::Memory;
 use crate::rate::Product;
@@ -119,12 +121,12 @@ impl<D: Device> Device for Timed<D> {
         self.time("zero", |device| device.zero(to))
     }
 
-    fn embedding_forward(&self, out: Out<Self::Buffer>, table: In<Self::Buffer>, ids: &[u32]) {
-        self.time("embedding_forward", |device| device.embedding_forward(out, table, ids))
+    fn embedding_forward(&self, out: Out<Self::Buffer>, table: In<Self::Buffer>, ids: &[u32], scale: f32) {
+        self.time("embedding_forward", |device| device.embedding_forward(out, table, ids, scale))
     }
 
-    fn embedding_backward(&self, dtable: Out<Self::Buffer>, dout: In<Self::Buffer>, ids: &[u32]) {
-        self.time("embedding_backward", |device| device.embedding_backward(dtable, dout, ids))
+    fn embedding_backward(&self, dtable: Out<Self::Buffer>, dout: In<Self::Buffer>, ids: &[u32], scale: f32) {
+        self.time("embedding_backward", |device| device.embedding_backward(dtable, dout, ids, scale))
     }
 
     fn gather_forward(&self, out: Out<Self::Buffer>, x: In<Self::Buffer>, rows: &[u32]) {
@@ -141,9 +143,21 @@ impl<D: Device> Device for Timed<D> {
         rstd: Out<Self::Buffer>,
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
-        eps: f32,
+        norm: Norm,
     ) {
-        self.time("rmsnorm_forward", |device| device.rmsnorm_forward(y, rstd, x, w, eps))
+        self.time("rmsnorm_forward", |device| device.rmsnorm_forward(y, rstd, x, w, norm))
+    }
+
+    fn rmsnorm_add_forward(
+        &self,
+        y: Out<Self::Buffer>,
+        rstd: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        residual: In<Self::Buffer>,
+        norm: Norm,
+    ) {
+        self.time("rmsnorm_add_forward", |device| device.rmsnorm_add_forward(y, rstd, x, w, residual, norm))
     }
 
     fn rmsnorm_backward(
@@ -154,8 +168,34 @@ impl<D: Device> Device for Timed<D> {
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
         rstd: In<Self::Buffer>,
+        norm: Norm,
     ) {
-        self.time("rmsnorm_backward", |device| device.rmsnorm_backward(dx, dw, dy, x, w, rstd))
+        self.time("rmsnorm_backward", |device| device.rmsnorm_backward(dx, dw, dy, x, w, rstd, norm))
+    }
+
+    fn head_norm_forward(
+        &self,
+        y: Out<Self::Buffer>,
+        rstd: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        heads: HeadShape,
+        norm: Norm,
+    ) {
+        self.time("head_norm_forward", |device| device.head_norm_forward(y, rstd, x, w, heads, norm))
+    }
+
+    fn head_norm_backward(
+        &self,
+        dqkv: Out<Self::Buffer>,
+        dw: Out<Self::Buffer>,
+        x: In<Self::Buffer>,
+        w: In<Self::Buffer>,
+        rstd: In<Self::Buffer>,
+        heads: HeadShape,
+        norm: Norm,
+    ) {
+        self.time("head_norm_backward", |device| device.head_norm_backward(dqkv, dw, x, w, rstd, heads, norm))
     }
 
     fn weight(&self, precision: Precision, w: In<Self::Buffer>, n: usize, k: usize, for_use: Use) -> Self::Weight {
@@ -197,12 +237,46 @@ impl<D: Device> Device for Timed<D> {
         })
     }
 
-    fn rope_forward(&self, qkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape) {
-        self.time("rope_forward", |device| device.rope_forward(qkv, table, positions, heads))
+    fn bias_forward(&self, y: Out<Self::Buffer>, bias: In<Self::Buffer>) {
+        self.time("bias_forward", |device| device.bias_forward(y, bias))
     }
 
-    fn rope_backward(&self, dqkv: Out<Self::Buffer>, table: In<Self::Buffer>, positions: &[u32], heads: HeadShape) {
-        self.time("rope_backward", |device| device.rope_backward(dqkv, table, positions, heads))
+    fn bias_backward(&self, dbias: Out<Self::Buffer>, dy: Rows<Self>) {
+        self.time("bias_backward", |device| device.bias_backward(dbias, inner(dy)))
+    }
+
+    fn residual_forward(&self, y: Out<Self::Buffer>, residual: In<Self::Buffer>, x: In<Self::Buffer>, multiplier: f32) {
+        self.time("residual_forward", |device| device.residual_forward(y, residual, x, multiplier))
+    }
+
+    fn residual_backward(&self, dx: Out<Self::Buffer>, dy: In<Self::Buffer>, multiplier: f32) {
+        self.time("residual_backward", |device| device.residual_backward(dx, dy, multiplier))
+    }
+
+    fn add(&self, to: Out<Self::Buffer>, x: In<Self::Buffer>) {
+        self.time("add", |device| device.add(to, x))
+    }
+
+    fn rope_forward(
+        &self,
+        qkv: Out<Self::Buffer>,
+        table: In<Self::Buffer>,
+        positions: &[u32],
+        heads: HeadShape,
+        dim: usize,
+    ) {
+        self.time("rope_forward", |device| device.rope_forward(qkv, table, positions, heads, dim))
+    }
+
+    fn rope_backward(
+        &self,
+        dqkv: Out<Self::Buffer>,
+        table: In<Self::Buffer>,
+        positions: &[u32],
+        heads: HeadShape,
+        dim: usize,
+    ) {
+        self.time("rope_backward", |device| device.rope_backward(dqkv, table, positions, heads, dim))
     }
 
     fn kv(&self, precision: Precision, layers: usize, slots: usize, heads: HeadShape) -> Self::Kv {
@@ -221,8 +295,9 @@ impl<D: Device> Device for Timed<D> {
         kv: &Self::Kv,
         layer: usize,
         spans: &[Span],
+        attention: Attention,
     ) {
-        self.time("attention_forward", |device| device.attention_forward(out, lse, qkv, kv, layer, spans))
+        self.time("attention_forward", |device| device.attention_forward(out, lse, qkv, kv, layer, spans, attention))
     }
 
     fn attention_backward(
@@ -235,25 +310,31 @@ impl<D: Device> Device for Timed<D> {
         lse: In<Self::Buffer>,
         spans: &[Span],
         heads: HeadShape,
+        attention: Attention,
     ) {
         self.time("attention_backward", |device| {
-            device.attention_backward(precision, dqkv, dout, out, qkv, lse, spans, heads)
+            device.attention_backward(precision, dqkv, dout, out, qkv, lse, spans, heads, attention)
         })
     }
 
-    fn swiglu_forward(&self, y: Out<Self::Rounded>, gate_up: In<Self::Buffer>, width: usize) {
-        self.time("swiglu_forward", |device| device.swiglu_forward(y, gate_up, width))
+    fn glu_forward(&self, y: Out<Self::Rounded>, gate_up: In<Self::Buffer>, width: usize, activation: Activation) {
+        self.time("glu_forward", |device| device.glu_forward(y, gate_up, width, activation))
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
         dgate_up: Out<Self::Rounded>,
         y: Out<Self::Rounded>,
         dy: In<Self::Buffer>,
         gate_up: In<Self::Buffer>,
         width: usize,
+        activation: Activation,
     ) {
-        self.time("swiglu_backward", |device| device.swiglu_backward(dgate_up, y, dy, gate_up, width))
+        self.time("glu_backward", |device| device.glu_backward(dgate_up, y, dy, gate_up, width, activation))
+    }
+
+    fn logit_scale_forward(&self, logits: Out<Self::Buffer>, scale: LogitScale) {
+        self.time("logit_scale_forward", |device| device.logit_scale_forward(logits, scale))
     }
 
     fn logprob_forward(
@@ -272,8 +353,9 @@ impl<D: Device> Device for Timed<D> {
         dlogp: In<Self::Buffer>,
         lse: In<Self::Buffer>,
         targets: &[u32],
+        scale: LogitScale,
     ) {
-        self.time("logprob_backward", |device| device.logprob_backward(logits, dlogp, lse, targets))
+        self.time("logprob_backward", |device| device.logprob_backward(logits, dlogp, lse, targets, scale))
     }
 
     fn adamw_step(

@@ -66,12 +66,15 @@ impl Batch {
         segment
     }
 
-    /// Number of (query, key) pairs that attention looks at.
-    pub fn attended(&self) -> u64 {
+    /// Number of (query, key) pairs that attention looks at, within a window if there is one.
+    pub fn attended(&self, window: Option<usize>) -> u64 {
+        let triangle = |n: u64| n * (n + 1) / 2;
         let rows_of = |span: &Span| {
             let (last, rows) = (span.context() as u64, span.rows.len() as u64);
-            // last + (last - 1) + .. : each row before sees one position fewer.
-            rows * last - rows * (rows - 1) / 2
+            // A row sees one position more than the one before it, less what lies beyond the window.
+            let beyond = |seen: u64| window.map_or(0, |window| seen.saturating_sub(window as u64));
+            let all = triangle(last) - triangle(last - rows);
+            all - (triangle(beyond(last)) - triangle(beyond(last - rows)))
         };
         self.spans.iter().map(rows_of).sum()
     }

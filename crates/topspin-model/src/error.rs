@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use topspin_files::FileError;
 
+use crate::config::Family;
+
 /// A model that cannot be found, read, used or saved.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -38,9 +40,9 @@ pub enum ModelError {
     },
     /// The model is of a family that the decoder does not run.
     #[error(
-        "`{}` describes a model of the architecture `{found}`, which is not supported; choose a Llama model \
-         (`LlamaForCausalLM`), or a Mistral model without a sliding window",
-        path.display()
+        "`{}` describes a model of the architecture `{found}`, which is not supported; choose one of {}",
+        path.display(),
+        Family::ALL.map(Family::model_type).join(", ")
     )]
     Architecture {
         /// `config.json`, or the GGUF file.

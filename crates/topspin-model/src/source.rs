@@ -189,7 +189,7 @@ impl ModelFiles {
         }
         Description {
             path: self.source.path().into(),
-            architecture: "llama".into(),
+            architecture: self.config.family.model_type().into(),
             parameters: self.config.layout().len(),
             stored_types,
             vocab_size: self.config.vocab_size,

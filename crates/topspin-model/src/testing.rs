@@ -20,6 +20,7 @@ prop_compose! {
         DecoderConfig {
             vocab_size, hidden_size, intermediate_size, num_layers, num_heads: num_kv_heads * group, num_kv_heads,
             head_dim: 2 * half_head, rms_norm_eps, rope_theta, max_positions, tie_word_embeddings,
+            ..DecoderConfig::default()
         }
     }
 }
@@ -38,6 +39,7 @@ pub(crate) fn small_config(vocab_size: usize) -> DecoderConfig {
         rope_theta: 1e4,
         max_positions: 16,
         tie_word_embeddings: true,
+        ..DecoderConfig::default()
     }
 }
 

@@ -41,6 +41,7 @@ fn dimensions(vocab_size: usize) -> DecoderConfig {
         rope_theta: 1e4,
         max_positions: 128,
         tie_word_embeddings: false,
+        ..DecoderConfig::default()
     }
 }
 

@@ -38,6 +38,7 @@ pub fn config() -> impl Strategy<Value = DecoderConfig> {
                 rope_theta: 1e4,
                 max_positions: 32,
                 tie_word_embeddings: tied,
+                ..DecoderConfig::default()
             }
         },
     )

@@ -1,6 +1,7 @@
 //! The training core on random models: trees against full rows, PyTorch's figures, stopping and going on.
 
 mod common;
+mod families;
 mod golden;
 mod state;
 mod step;

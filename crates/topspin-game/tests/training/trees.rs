@@ -74,6 +74,7 @@ fn outputs_in_chunks_give_the_gradient_of_each_alone() {
         rope_theta: 1e4,
         max_positions: 64,
         tie_word_embeddings: true,
+        ..DecoderConfig::default()
     };
     let tokens: Vec<u32> = (0..38).map(|at| at * 54_321).collect();
     let whole = full_row(&tokens[..1], &tokens[1..]);

@@ -1,11 +1,28 @@
-//! Log-probabilities of tokens from rows of logits.
+//! Logits in their final form, and log-probabilities of tokens from rows of them.
 
 use rayon::prelude::*;
 
-use super::math::{exp, max, sum_exp};
+use super::math::{exp, max, sum_exp, tanh};
 use super::parallel::{GRAIN, for_rows};
+use crate::device::LogitScale;
 use crate::multiversion;
 use crate::simd::Level;
+
+/// `logits := cap * tanh(multiplier * logits / cap)`, without a cap `multiplier * logits`, in place.
+pub fn logit_scale_forward(level: Level, logits: &mut [f32], scale: LogitScale) {
+    multiversion! {
+        fn some(math, logits: &mut [f32], scale: LogitScale) {
+            let LogitScale { multiplier, softcap } = scale;
+            for logit in logits {
+                *logit = match softcap {
+                    None => *logit * multiplier,
+                    Some(cap) => cap * tanh(math, *logit * multiplier / cap),
+                };
+            }
+        }
+    }
+    logits.par_chunks_mut(GRAIN).for_each(|logits| some(level, logits, scale));
+}
 
 /// `logp[N] = logits[n, targets[n]] - lse[n]`, `lse[N] = log sum exp(logits[n])`.
 pub fn logprob_forward(level: Level, logp: &mut [f32], lse: &mut [f32], logits: &[f32], targets: &[u32]) {
@@ -29,20 +46,31 @@ pub fn logprob_forward(level: Level, logp: &mut [f32], lse: &mut [f32], logits: 
     });
 }
 
-/// `logits[n,v] := dlogp[n] * (1[v = targets[n]] - softmax(logits[n])[v])`, in place.
-pub fn logprob_backward(level: Level, logits: &mut [f32], dlogp: &[f32], lse: &[f32], targets: &[u32]) {
+/// `logits[n,v] := dlogp[n] * (1[v = targets[n]] - softmax(logits[n])[v])`, in place, times the derivative of `scale`, which
+/// made the logits.
+pub fn logprob_backward(
+    level: Level,
+    logits: &mut [f32],
+    dlogp: &[f32],
+    lse: &[f32],
+    targets: &[u32],
+    scale: LogitScale,
+) {
     multiversion! {
-        fn row(math, logits: &mut [f32], dlogp: f32, lse: f32) {
-            for logit in logits {
-                *logit = -dlogp * exp(math, *logit - lse);
+        fn row(math, logits: &mut [f32], dlogp: f32, lse: f32, target: usize, scale: LogitScale) {
+            let inverse_cap = scale.softcap.map_or(0.0, |cap| 1.0 / cap);
+            let slope = |logit: f32| scale.multiplier * (1.0 - (logit * inverse_cap) * (logit * inverse_cap));
+            let at_target = dlogp * slope(logits[target]);
+            for logit in &mut *logits {
+                *logit = -dlogp * exp(math, *logit - lse) * slope(*logit);
             }
+            logits[target] += at_target;
         }
     }
     if targets.is_empty() {
         return;
     }
     for_rows(logits, logits.len() / targets.len(), |n, logits| {
-        row(level, logits, dlogp[n], lse[n]);
-        logits[targets[n] as usize] += dlogp[n];
+        row(level, logits, dlogp[n], lse[n], targets[n] as usize, scale);
     });
 }

@@ -35,6 +35,20 @@ pub fn sigmoid(math: impl Arithmetic, x: f32) -> f32 {
     1.0 / (1.0 + exp(math, -x))
 }
 
+/// `tanh x`, within 4 units in the last place: near 0 the odd polynomial of degree 11 of Cephes (Moshier's `tanhf`), elsewhere
+/// by the exponential function.
+#[inline(always)]
+pub fn tanh(math: impl Arithmetic, x: f32) -> f32 {
+    let square = x * x;
+    let mut p = -5.704_988_7e-3;
+    for coefficient in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
+        p = math.mul_add(p, square, coefficient);
+    }
+    let near = math.mul_add(p * square, x, x);
+    let far = 1.0 - 2.0 / (exp(math, 2.0 * x.abs()) + 1.0);
+    if x.abs() < 0.625 { near } else { far.copysign(x) }
+}
+
 /// Sum of the lanes as a balanced tree.
 #[inline(always)]
 pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
@@ -133,6 +147,29 @@ mod tests {
             for (&x, &y) in inputs.iter().zip(&outputs) {
                 let exact = f64::from(x).exp();
                 assert!((f64::from(y) / exact - 1.0).abs() < 2.4e-7, "{level}: e^{x} = {exact}, not {y}");
+            }
+        }
+    }
+
+    crate::multiversion! {
+        #[inline(never)]
+        fn tanh_all(math, values: &mut [f32]) {
+            for value in values {
+                *value = tanh(math, *value);
+            }
+        }
+    }
+
+    #[test]
+    fn tanh_is_close_everywhere() {
+        let magnitudes = (-240..24).map(|i| 10f32.powf(i as f32 / 16.0));
+        let inputs: Vec<f32> = magnitudes.chain((0..2000).map(|i| i as f32 * 1e-3)).flat_map(|x| [x, -x]).collect();
+        for level in Level::available() {
+            let mut outputs = inputs.clone();
+            tanh_all(level, &mut outputs);
+            for (&x, &y) in inputs.iter().zip(&outputs) {
+                let exact = f64::from(x).tanh();
+                assert!((f64::from(y) - exact).abs() <= 2.4e-7 * exact.abs(), "{level}: tanh {x} = {exact}, not {y}");
             }
         }
     }

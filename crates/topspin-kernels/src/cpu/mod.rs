@@ -3,6 +3,7 @@
 //! Work runs on rayon's current pool: a caller that wants another number of threads installs its own.
 
 mod attention;
+mod bias;
 mod elementwise;
 mod embedding;
 mod kv;
@@ -17,7 +18,9 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use crate::device::{AdamW, Buffer, Device, HeadShape, In, Out, RmsProp, Rows, Span, Use};
+use crate::device::{
+    Activation, AdamW, Attention, Buffer, Device, HeadShape, In, LogitScale, Norm, Out, RmsProp, Rows, Span, Use,
+};
 use crate::gemm::{self, Numbers, Precision, Weight};
 use crate::memory;
 use crate::simd::Level;
@@ -120,28 +123,40 @@ impl Device for Cpu {
         to.get().par_chunks_mut(parallel::GRAIN).for_each(|part| part.fill(0.0));
     }
 
-    fn embedding_forward(&self, out: Out<Memory>, table: In<Memory>, ids: &[u32]) {
-        embedding::gather_forward(out.get(), table.get(), ids);
+    fn embedding_forward(&self, out: Out<Memory>, table: In<Memory>, ids: &[u32], scale: f32) {
+        embedding::gather_forward(out.get(), table.get(), ids, scale);
     }
 
-    fn embedding_backward(&self, dtable: Out<Memory>, dout: In<Memory>, ids: &[u32]) {
-        embedding::gather_backward(dtable.get(), dout.get(), ids);
+    fn embedding_backward(&self, dtable: Out<Memory>, dout: In<Memory>, ids: &[u32], scale: f32) {
+        embedding::gather_backward(dtable.get(), dout.get(), ids, scale);
     }
 
     fn gather_forward(&self, out: Out<Memory>, x: In<Memory>, rows: &[u32]) {
-        embedding::gather_forward(out.get(), x.get(), rows);
+        embedding::gather_forward(out.get(), x.get(), rows, 1.0);
     }
 
     fn gather_backward(&self, dx: Out<Memory>, dout: In<Memory>, rows: &[u32]) {
-        embedding::gather_backward(dx.get(), dout.get(), rows);
+        embedding::gather_backward(dx.get(), dout.get(), rows, 1.0);
     }
 
-    fn rmsnorm_forward(&self, y: Out<Rounded>, rstd: Out<Memory>, x: In<Memory>, w: In<Memory>, eps: f32) {
+    fn rmsnorm_forward(&self, y: Out<Rounded>, rstd: Out<Memory>, x: In<Memory>, w: In<Memory>, norm: Norm) {
         let (rstd, x, w) = (rstd.get(), x.get(), w.get());
         match y.get() {
-            NumbersMut::F32(y) => norm::rmsnorm_forward(self.level, y, rstd, x, w, eps),
-            NumbersMut::Bf16(y) => norm::rmsnorm_forward(self.level, y, rstd, x, w, eps),
+            NumbersMut::F32(y) => norm::rmsnorm_forward(self.level, y, rstd, x, w, norm),
+            NumbersMut::Bf16(y) => norm::rmsnorm_forward(self.level, y, rstd, x, w, norm),
         }
+    }
+
+    fn rmsnorm_add_forward(
+        &self,
+        y: Out<Memory>,
+        rstd: Out<Memory>,
+        x: In<Memory>,
+        w: In<Memory>,
+        residual: In<Memory>,
+        norm: Norm,
+    ) {
+        norm::rmsnorm_add_forward(self.level, y.get(), rstd.get(), x.get(), w.get(), residual.get(), norm);
     }
 
     fn rmsnorm_backward(
@@ -152,8 +167,34 @@ impl Device for Cpu {
         x: In<Memory>,
         w: In<Memory>,
         rstd: In<Memory>,
+        norm: Norm,
     ) {
-        norm::rmsnorm_backward(self.level, dx.get(), dw.get(), dy.get(), x.get(), w.get(), rstd.get());
+        norm::rmsnorm_backward(self.level, dx.get(), dw.get(), dy.get(), x.get(), w.get(), rstd.get(), norm);
+    }
+
+    fn head_norm_forward(
+        &self,
+        y: Out<Memory>,
+        rstd: Out<Memory>,
+        x: In<Memory>,
+        w: In<Memory>,
+        heads: HeadShape,
+        norm: Norm,
+    ) {
+        norm::head_norm_forward(self.level, y.get(), rstd.get(), x.get(), w.get(), heads, norm);
+    }
+
+    fn head_norm_backward(
+        &self,
+        dqkv: Out<Memory>,
+        dw: Out<Memory>,
+        x: In<Memory>,
+        w: In<Memory>,
+        rstd: In<Memory>,
+        heads: HeadShape,
+        norm: Norm,
+    ) {
+        norm::head_norm_backward(self.level, dqkv.get(), dw.get(), x.get(), w.get(), rstd.get(), heads, norm);
     }
 
     fn weight(&self, precision: Precision, w: In<Memory>, n: usize, k: usize, for_use: Use) -> Weight {
@@ -190,12 +231,32 @@ impl Device for Cpu {
         gemm::linear_backward_weight(dw.get(), dy.get(), x.get(), weight, accumulate);
     }
 
-    fn rope_forward(&self, qkv: Out<Memory>, table: In<Memory>, positions: &[u32], heads: HeadShape) {
-        elementwise::rope_forward(self.level, qkv.get(), table.get(), positions, heads);
+    fn bias_forward(&self, y: Out<Memory>, bias: In<Memory>) {
+        bias::bias_forward(y.get(), bias.get());
     }
 
-    fn rope_backward(&self, dqkv: Out<Memory>, table: In<Memory>, positions: &[u32], heads: HeadShape) {
-        elementwise::rope_backward(self.level, dqkv.get(), table.get(), positions, heads);
+    fn bias_backward(&self, dbias: Out<Memory>, dy: Rows<Self>) {
+        bias::bias_backward(dbias.get(), dy.get());
+    }
+
+    fn residual_forward(&self, y: Out<Memory>, residual: In<Memory>, x: In<Memory>, multiplier: f32) {
+        elementwise::residual_forward(y.get(), residual.get(), x.get(), multiplier);
+    }
+
+    fn residual_backward(&self, dx: Out<Memory>, dy: In<Memory>, multiplier: f32) {
+        elementwise::residual_backward(dx.get(), dy.get(), multiplier);
+    }
+
+    fn add(&self, to: Out<Memory>, x: In<Memory>) {
+        elementwise::add(to.get(), x.get());
+    }
+
+    fn rope_forward(&self, qkv: Out<Memory>, table: In<Memory>, positions: &[u32], heads: HeadShape, dim: usize) {
+        elementwise::rope_forward(self.level, qkv.get(), table.get(), positions, heads, dim);
+    }
+
+    fn rope_backward(&self, dqkv: Out<Memory>, table: In<Memory>, positions: &[u32], heads: HeadShape, dim: usize) {
+        elementwise::rope_backward(self.level, dqkv.get(), table.get(), positions, heads, dim);
     }
 
     fn kv(&self, precision: Precision, layers: usize, slots: usize, heads: HeadShape) -> KvStore {
@@ -214,8 +275,9 @@ impl Device for Cpu {
         kv: &KvStore,
         layer: usize,
         spans: &[Span],
+        attention: Attention,
     ) {
-        attention::attention_forward(self.level, out.get(), lse.get(), qkv.get(), kv, layer, spans);
+        attention::attention_forward(self.level, out.get(), lse.get(), qkv.get(), kv, layer, spans, attention);
     }
 
     fn attention_backward(
@@ -228,44 +290,57 @@ impl Device for Cpu {
         lse: In<Memory>,
         spans: &[Span],
         heads: HeadShape,
+        attention: Attention,
     ) {
-        let (dout, out, qkv, lse) = (dout.get(), out.get(), qkv.get(), lse.get());
-        attention::attention_backward(self.level, precision, dqkv.get(), dout, out, qkv, lse, spans, heads);
+        let (dqkv, dout, out, qkv, lse) = (dqkv.get(), dout.get(), out.get(), qkv.get(), lse.get());
+        attention::attention_backward(self.level, precision, dqkv, dout, out, qkv, lse, spans, heads, attention);
     }
 
-    fn swiglu_forward(&self, y: Out<Rounded>, gate_up: In<Memory>, width: usize) {
+    fn glu_forward(&self, y: Out<Rounded>, gate_up: In<Memory>, width: usize, activation: Activation) {
         match y.get() {
-            NumbersMut::F32(y) => elementwise::swiglu_forward(self.level, y, gate_up.get(), width),
-            NumbersMut::Bf16(y) => elementwise::swiglu_forward(self.level, y, gate_up.get(), width),
+            NumbersMut::F32(y) => elementwise::glu_forward(self.level, y, gate_up.get(), width, activation),
+            NumbersMut::Bf16(y) => elementwise::glu_forward(self.level, y, gate_up.get(), width, activation),
         }
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
         dgate_up: Out<Rounded>,
         y: Out<Rounded>,
         dy: In<Memory>,
         gate_up: In<Memory>,
         width: usize,
+        activation: Activation,
     ) {
         let (level, dy, gate_up) = (self.level, dy.get(), gate_up.get());
         match (dgate_up.get(), y.get()) {
             (NumbersMut::F32(dgate_up), NumbersMut::F32(y)) => {
-                elementwise::swiglu_backward(level, dgate_up, y, dy, gate_up, width);
+                elementwise::glu_backward(level, dgate_up, y, dy, gate_up, width, activation);
             }
             (NumbersMut::Bf16(dgate_up), NumbersMut::Bf16(y)) => {
-                elementwise::swiglu_backward(level, dgate_up, y, dy, gate_up, width);
+                elementwise::glu_backward(level, dgate_up, y, dy, gate_up, width, activation);
             }
             _ => panic!("gradients and product in one precision"),
         }
+    }
+
+    fn logit_scale_forward(&self, logits: Out<Memory>, scale: LogitScale) {
+        logprob::logit_scale_forward(self.level, logits.get(), scale);
     }
 
     fn logprob_forward(&self, logp: Out<Memory>, lse: Out<Memory>, logits: In<Memory>, targets: &[u32]) {
         logprob::logprob_forward(self.level, logp.get(), lse.get(), logits.get(), targets);
     }
 
-    fn logprob_backward(&self, logits: Out<Memory>, dlogp: In<Memory>, lse: In<Memory>, targets: &[u32]) {
-        logprob::logprob_backward(self.level, logits.get(), dlogp.get(), lse.get(), targets);
+    fn logprob_backward(
+        &self,
+        logits: Out<Memory>,
+        dlogp: In<Memory>,
+        lse: In<Memory>,
+        targets: &[u32],
+        scale: LogitScale,
+    ) {
+        logprob::logprob_backward(self.level, logits.get(), dlogp.get(), lse.get(), targets, scale);
     }
 
     fn adamw_step(

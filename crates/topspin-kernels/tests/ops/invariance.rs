@@ -3,17 +3,17 @@
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use topspin_kernels::cpu::Cpu;
-use topspin_kernels::device::{Device, HeadShape, Segment, Span};
+use topspin_kernels::device::{Attention, Device, HeadShape, Segment, Span};
 use topspin_kernels::gemm::Precision;
 
-use crate::attention::heads;
+use crate::attention::{attentions, heads};
 use crate::{Memory, all, all_mut, devices, filled, values};
 
 /// Attention of one path as one segment of a fresh store.
-fn alone(cpu: &Cpu, precision: Precision, qkv: &Memory, heads: HeadShape) -> (Memory, Memory) {
+fn alone(cpu: &Cpu, precision: Precision, qkv: &Memory, heads: HeadShape, attention: Attention) -> (Memory, Memory) {
     let rows = qkv.len() / heads.qkv_width();
     let spans = [Span { rows: 0..rows, path: vec![Segment { start: 0, len: rows }] }];
-    run(cpu, precision, qkv, heads, &(0..rows as u32).collect::<Vec<_>>(), rows, &spans)
+    run(cpu, precision, qkv, heads, attention, &(0..rows as u32).collect::<Vec<_>>(), rows, &spans)
 }
 
 fn run(
@@ -21,6 +21,7 @@ fn run(
     precision: Precision,
     qkv: &Memory,
     heads: HeadShape,
+    attention: Attention,
     slots: &[u32],
     size: usize,
     spans: &[Span],
@@ -29,7 +30,7 @@ fn run(
     let mut kv = cpu.kv(precision, 1, size, heads);
     cpu.kv_append(&mut kv, 0, all(qkv), slots);
     let (mut out, mut lse) = (Memory::zeroed(rows * heads.q_width()), Memory::zeroed(rows * heads.num_heads));
-    cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(qkv), &kv, 0, spans);
+    cpu.attention_forward(all_mut(&mut out), all_mut(&mut lse), all(qkv), &kv, 0, spans, attention);
     (out, lse)
 }
 
@@ -39,6 +40,7 @@ proptest! {
     #[test]
     fn a_path_does_not_see_how_it_is_cut(
         (heads, qkv) in (heads(), 1usize..70).prop_flat_map(|(heads, rows)| (Just(heads), values(rows * heads.qkv_width()))),
+        attention in attentions(),
         cuts in proptest::collection::vec(0.0f64..1.0, 0..4),
         gaps in proptest::collection::vec(0usize..40, 5),
         threads in 1usize..4,
@@ -61,19 +63,28 @@ proptest! {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         for cpu in devices() {
             for precision in [Precision::F32, Precision::Bf16] {
-                let scattered = pool.install(|| run(&cpu, precision, &qkv, heads, &slots, slot, &spans));
-                prop_assert_eq!(scattered, alone(&cpu, precision, &qkv, heads));
+                let scattered = pool.install(|| run(&cpu, precision, &qkv, heads, attention, &slots, slot, &spans));
+                prop_assert_eq!(scattered, alone(&cpu, precision, &qkv, heads, attention));
             }
         }
     }
 }
 
 /// Gradients of a batch, from a forward of its own.
-fn backward(cpu: &Cpu, precision: Precision, qkv: &Memory, dout: &Memory, heads: HeadShape, spans: &[Span]) -> Memory {
+fn backward(
+    cpu: &Cpu,
+    precision: Precision,
+    qkv: &Memory,
+    dout: &Memory,
+    heads: HeadShape,
+    attention: Attention,
+    spans: &[Span],
+) -> Memory {
     let rows = qkv.len() / heads.qkv_width();
-    let (out, lse) = run(cpu, precision, qkv, heads, &(0..rows as u32).collect::<Vec<_>>(), rows, spans);
+    let (out, lse) = run(cpu, precision, qkv, heads, attention, &(0..rows as u32).collect::<Vec<_>>(), rows, spans);
     let mut dqkv = filled(qkv.len(), f32::NAN);
-    cpu.attention_backward(precision, all_mut(&mut dqkv), all(dout), all(&out), all(qkv), all(&lse), spans, heads);
+    let (dqkv_mut, dout, out, qkv, lse) = (all_mut(&mut dqkv), all(dout), all(&out), all(qkv), all(&lse));
+    cpu.attention_backward(precision, dqkv_mut, dout, out, qkv, lse, spans, heads, attention);
     dqkv
 }
 
@@ -103,12 +114,16 @@ fn a_trees_gradients_do_not_depend_on_its_neighbours() {
     }
     let (qkv, dout) = (some(rows * heads.qkv_width()), some(rows * heads.q_width()));
     let cpu = Cpu::new();
-    for precision in [Precision::F32, Precision::Bf16] {
-        let together = backward(&cpu, precision, &qkv, &dout, heads, &spans);
+    let scale = 0.3;
+    let plain = Attention { scale, softcap: None, window: None };
+    let windowed = Attention { scale, softcap: Some(5.0), window: Some(100) };
+    let cases = [(Precision::F32, plain), (Precision::Bf16, plain), (Precision::Bf16, windowed)];
+    for (precision, attention) in cases {
+        let together = backward(&cpu, precision, &qkv, &dout, heads, attention, &spans);
         for (rows, spans) in &trees {
             let of = |x: &[f32], width: usize| Memory::from(&x[rows.start * width..rows.end * width]);
             let (qkv, dout) = (of(&qkv, heads.qkv_width()), of(&dout, heads.q_width()));
-            let alone = backward(&cpu, precision, &qkv, &dout, heads, spans);
+            let alone = backward(&cpu, precision, &qkv, &dout, heads, attention, spans);
             assert!(alone == of(&together, heads.qkv_width()), "{precision:?}, rows {rows:?}");
         }
     }

@@ -197,6 +197,24 @@ proptest! {
     }
 }
 
+/// The folders that transformers wrote for `tests/golden`, of all families.
+#[test]
+fn every_family_is_saved_as_it_was_read() {
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/families");
+    for folder in fs::read_dir(folders).unwrap().map(|folder| folder.unwrap().path()) {
+        let read = |dir: &Path| {
+            let config = DecoderConfig::read(&dir.join("config.json")).unwrap();
+            let mut parameters = vec![f32::NAN; config.layout().len()];
+            Checkpoint::open(dir).unwrap().read_parameters(&config.layout(), &mut parameters).unwrap();
+            (config, parameters)
+        };
+        let (config, parameters) = read(&folder);
+        let dir = tempfile::tempdir().unwrap();
+        save_folder(dir.path(), &config, &parameters, SaveDtype::F32, &dialect(&config)).unwrap();
+        assert_eq!(read(dir.path()), (config, parameters));
+    }
+}
+
 #[test]
 fn the_same_model_gives_the_same_bytes() {
     let config = DecoderConfig { num_layers: 2, tie_word_embeddings: false, ..small_config(6) };

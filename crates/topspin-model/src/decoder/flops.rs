@@ -16,7 +16,8 @@ impl Flops {
         let layer = d * heads.qkv_width() + heads.q_width() * d + 3 * d * f;
         let products = 2 * (config.num_layers * layer * batch.rows()) as u64;
         let head = 2 * (d * config.vocab_size * batch.outputs.len()) as u64;
-        let attention = 4 * (config.num_layers * heads.q_width()) as u64 * batch.attended();
+        let attended = (0..config.num_layers).map(|layer| batch.attended(config.attention(layer).window)).sum::<u64>();
+        let attention = 4 * heads.q_width() as u64 * attended;
         Self(products + head + attention)
     }
 

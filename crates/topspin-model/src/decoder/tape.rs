@@ -5,8 +5,11 @@ use std::ops::Range;
 use topspin_kernels::device::Device;
 use topspin_kernels::gemm::Precision;
 
-use super::{Decoder, head_chunk};
+use super::Decoder;
+use super::block::Branch;
+use super::head::head_chunk;
 use crate::batch::Batch;
+use crate::config::NormPosition;
 
 /// How much of the forward a [`Tape`] keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,20 +25,40 @@ pub enum Keep {
 /// Activations of one layer that its backward reads. `T` rows each.
 pub(super) struct LayerTape<D: Device> {
     pub rstd_attn: D::Buffer,
+    /// Before the norm of queries and keys, where there is one.
+    pub qkv_product: D::Buffer,
+    pub rstd_heads: D::Buffer,
     pub qkv: D::Buffer,
     pub attn: D::Buffer,
     pub lse: D::Buffer,
+    /// What goes through a norm behind the block.
+    pub attn_branch: Option<Branch<D>>,
     pub mid: D::Buffer,
     pub rstd_mlp: D::Buffer,
     pub gate_up: D::Buffer,
+    pub mlp_branch: Option<Branch<D>>,
 }
 
 /// Memory that each layer uses anew.
 pub(super) struct Scratch<D: Device> {
     /// A normed input of a product, `[T, D]`.
     pub normed: D::Rounded,
-    /// The SwiGLU's product, `[T, F]`.
+    /// The gated product, `[T, F]`.
     pub act: D::Rounded,
+    /// What a block adds with a factor.
+    pub branch: Branch<D>,
+}
+
+/// What a layer works with.
+pub(super) struct LayerParts<'a, D: Device> {
+    /// Its input.
+    pub x: &'a mut D::Buffer,
+    /// Input of the next.
+    pub next: &'a mut D::Buffer,
+    pub saved: &'a mut LayerTape<D>,
+    pub scratch: &'a mut Scratch<D>,
+    /// Tables of rotary positions.
+    pub rope: &'a [D::Buffer],
 }
 
 /// Gradients of one layer's activations.
@@ -44,6 +67,8 @@ pub(super) struct Grads<D: Device> {
     pub x: D::Buffer,
     /// Of a normed input, `[T, D]`.
     pub normed: D::Buffer,
+    /// Of what a block adds, where it is another one than that of the residual stream.
+    pub branch: D::Buffer,
     pub act: D::Buffer,
     pub gate_up: D::Rounded,
     pub attn: D::Buffer,
@@ -60,6 +85,9 @@ pub struct Tape<D: Device> {
     pub(super) keep: Keep,
     rows: usize,
     outputs: usize,
+    positions: usize,
+    /// Tables of rotary positions, see [`super::rotary`].
+    rope: Vec<D::Buffer>,
     /// Input of each layer and of the head, `[T, D]`; two in turn when nothing is kept.
     pub(super) inputs: Vec<D::Buffer>,
     /// One for each layer, or one for all.
@@ -85,6 +113,8 @@ impl<D: Device> Tape<D> {
             keep,
             rows: 0,
             outputs: 0,
+            positions: 0,
+            rope: Vec::new(),
             inputs: Vec::new(),
             layers: Vec::new(),
             scratch: None,
@@ -110,6 +140,12 @@ impl<D: Device> Tape<D> {
             self.outputs = batch.outputs.len();
             self.reserve_outputs(decoder);
         }
+        let positions = batch.positions.iter().max().map_or(0, |&last| last as usize + 1);
+        if positions > self.positions {
+            // A power of two: sequences grow one by one.
+            self.positions = positions.next_power_of_two();
+            self.rope = decoder.rotary.tables(&decoder.device, self.positions);
+        }
     }
 
     fn reserve_rows(&mut self, decoder: &Decoder<D>) {
@@ -120,24 +156,32 @@ impl<D: Device> Tape<D> {
         self.inputs.clear();
         self.layers.clear();
         (self.scratch, self.grads, self.kv) = (None, None, None);
+        let branch = |here: bool| Branch::new(device, if here { t } else { 0 }, d);
+        let (normed_behind, factor) = (config.norm_position != NormPosition::Before, config.residual_multiplier != 1.0);
+        let head_norm_rows = if config.head_norm.is_some() { t } else { 0 };
         let kept_inputs = if self.keep == Keep::Nothing { 2 } else { layers + 1 };
         let kept_layers = if self.keep == Keep::Everything { layers } else { 1 };
         self.inputs.extend((0..kept_inputs).map(|_| device.alloc(t * d)));
         self.layers.extend((0..kept_layers).map(|_| LayerTape {
             rstd_attn: device.alloc(t),
+            qkv_product: device.alloc(head_norm_rows * heads.qkv_width()),
+            rstd_heads: device.alloc(head_norm_rows * config.head_norm_parts()),
             qkv: device.alloc(t * heads.qkv_width()),
             attn: device.alloc(t * heads.q_width()),
             lse: device.alloc(t * heads.num_heads),
+            attn_branch: normed_behind.then(|| branch(true)),
             mid: device.alloc(t * d),
             rstd_mlp: device.alloc(t),
             gate_up: device.alloc(t * 2 * f),
+            mlp_branch: normed_behind.then(|| branch(true)),
         }));
-        self.scratch = Some(Scratch { normed: rounded(t * d), act: rounded(t * f) });
+        self.scratch = Some(Scratch { normed: rounded(t * d), act: rounded(t * f), branch: branch(factor) });
         self.kv = Some(device.kv(decoder.precision, 1, t, heads));
         if self.keep != Keep::Nothing {
             self.grads = Some(Grads {
                 x: device.alloc(t * d),
                 normed: device.alloc(t * d),
+                branch: device.alloc(if normed_behind || factor { t * d } else { 0 }),
                 act: device.alloc(t * f),
                 gate_up: rounded(t * 2 * f),
                 attn: device.alloc(t * heads.q_width()),
@@ -172,15 +216,12 @@ impl<D: Device> Tape<D> {
         layer % self.inputs.len()
     }
 
-    /// Input of a layer, input of the next, the layer's activations, and scratch.
-    pub(super) fn layer_mut(
-        &mut self,
-        layer: usize,
-    ) -> (&mut D::Buffer, &mut D::Buffer, &mut LayerTape<D>, &mut Scratch<D>) {
+    /// What a layer works with.
+    pub(super) fn layer_mut(&mut self, layer: usize) -> LayerParts<'_, D> {
         let (at, next) = (self.input_index(layer), self.input_index(layer + 1));
         let [x, next] = self.inputs.get_disjoint_mut([at, next]).expect("two inputs at least");
         let kept = layer % self.layers.len();
         let scratch = self.scratch.as_mut().expect("a reserved tape has scratch");
-        (x, next, &mut self.layers[kept], scratch)
+        LayerParts { x, next, saved: &mut self.layers[kept], scratch, rope: &self.rope }
     }
 }

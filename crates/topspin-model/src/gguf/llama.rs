@@ -71,6 +71,7 @@ impl Gguf {
             rope_theta: self.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
             max_positions: required("llama.context_length")?,
             tie_word_embeddings: self.tensor("output.weight").is_none(),
+            ..DecoderConfig::default()
         };
         config.validate().map_err(|e| ModelError::config(path, e.key, e.problem))?;
         Ok(config)

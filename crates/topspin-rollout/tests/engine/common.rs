@@ -30,6 +30,7 @@ pub fn model_of(precision: Precision, vocab_size: usize, seed: u64) -> Decoder<C
         rope_theta: 10_000.0,
         max_positions: CONTEXT,
         tie_word_embeddings: seed.is_multiple_of(2),
+        ..DecoderConfig::default()
     };
     let mut rng = Rng::new(seed, "model", 0);
     let params: Vec<f32> = (0..config.layout().len()).map(|_| 0.5 * rng.normal() as f32).collect();

@@ -48,6 +48,7 @@ impl Fixture {
             rope_theta: 1e4,
             max_positions: 48,
             tie_word_embeddings: true,
+            ..DecoderConfig::default()
         };
         let mut rng = Rng::new(7, "tiny model", 0);
         let parameters: Vec<f32> = (0..config.layout().len()).map(|_| 0.2 * rng.normal() as f32).collect();

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::super::kv::{Bf16, F32, Format, borrow, padded_dim};
 use super::super::math::LANES;
-use crate::device::{HeadShape, Segment, Span};
+use crate::device::{Attention, HeadShape, Segment, Span};
 use crate::gemm::Precision;
 use crate::simd::Level;
 use keys::keys_backward;
@@ -38,8 +38,9 @@ pub fn attention_backward(
     lse: &[f32],
     spans: &[Span],
     heads: HeadShape,
+    attention: Attention,
 ) {
-    let forward = Forward { dout, out, qkv, lse, heads };
+    let forward = Forward { dout, out, qkv, lse, heads, attention };
     match precision {
         Precision::F32 => backward::<F32>(level, dqkv, &forward, spans),
         Precision::Bf16 => backward::<Bf16>(level, dqkv, &forward, spans),
@@ -53,6 +54,7 @@ struct Forward<'a> {
     qkv: &'a [f32],
     lse: &'a [f32],
     heads: HeadShape,
+    attention: Attention,
 }
 
 /// Some consecutive query rows of a span.
@@ -251,7 +253,7 @@ impl Round<'_> {
         }
         tasks.into_par_iter().with_max_len(1).for_each(|(kv_head, pieces, keys, dk, dv, accumulate)| {
             let held = pieces.map(|at| (&self.pieces[at], &held[starts[at - self.range.start]..]));
-            keys_backward::<F>(self.level, dk, dv, held, keys, kv_head, heads, accumulate);
+            keys_backward::<F>(self.level, dk, dv, held, keys, kv_head, self.forward, accumulate);
         });
     }
 }

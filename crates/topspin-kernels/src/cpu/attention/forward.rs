@@ -1,11 +1,13 @@
 //! The forward: the rows of a batch in tasks of a few.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::super::kv::{Format, HeadKv, KvStore, Store, padded_dim, parts, put_query};
-use super::super::math::{LANES, exp, max, sum_lanes};
+use super::super::math::{LANES, exp, max, sum_lanes, tanh};
 use super::tiles::{blocked_dots, for_groups, weighted_sums};
-use crate::device::{Segment, Span};
+use crate::device::{Attention, Segment, Span};
 use crate::memory::Memory;
 use crate::multiversion;
 use crate::simd::{Arithmetic, Level, prefetch};
@@ -22,10 +24,11 @@ pub fn attention_forward(
     kv: &KvStore,
     layer: usize,
     spans: &[Span],
+    attention: Attention,
 ) {
     match kv {
-        KvStore::F32(store) => by_rows(level, out, lse, qkv, store, layer, spans),
-        KvStore::Bf16(store) => by_rows(level, out, lse, qkv, store, layer, spans),
+        KvStore::F32(store) => by_rows(level, out, lse, qkv, store, layer, spans, attention),
+        KvStore::Bf16(store) => by_rows(level, out, lse, qkv, store, layer, spans, attention),
     }
 }
 
@@ -37,30 +40,30 @@ fn by_rows<F: Format>(
     kv: &Store<F>,
     layer: usize,
     spans: &[Span],
+    attention: Attention,
 ) {
     let heads = kv.heads;
     let (width, group, c) = (heads.q_width(), heads.num_heads / heads.num_kv_heads, heads.head_dim);
     let task = |(task, (out, lse)): (usize, (&mut [f32], &mut [f32]))| {
         let rows = task * ROWS..task * ROWS + out.len() / width;
         let mut scratch = Scratch::<F> { queries: Memory::zeroed(group * parts::<F>(c)), scores: Memory::default() };
+        let seen: Vec<Seen> = rows.clone().map(|row| Seen::by(row, spans, attention)).collect();
         for head in 0..heads.num_kv_heads {
             let head_kv = kv.head(layer, head);
-            for row in rows.clone() {
-                let span = span_of(spans, row);
-                let visible = span.context() - (span.rows.end - 1 - row);
+            for (row, of_row) in rows.clone().zip(&seen) {
                 let first = head * group;
                 let at = row - rows.start;
                 let out = &mut out[at * width + first * c..][..group * c];
                 let lse = &mut lse[at * heads.num_heads + first..][..group];
                 let queries = &qkv[row * heads.qkv_width() + first * c..][..group * c];
                 // Neighbours of a longer span leave near what they have in common.
-                if span.rows.len() == 1 {
-                    fetch(head_kv.values, padded_dim(c), &span.path);
-                    if row + 1 < rows.end {
-                        fetch(head_kv.keys, parts::<F>(c), &span_of(spans, row + 1).path);
+                if of_row.alone {
+                    fetch(head_kv.values, padded_dim(c), &of_row.path);
+                    if let Some(next) = seen.get(at + 1) {
+                        fetch(head_kv.keys, parts::<F>(c), &next.path);
                     }
                 }
-                attend(level, out, lse, queries, head_kv, &span.path, visible, c, &mut scratch);
+                attend(level, out, lse, queries, head_kv, of_row, c, attention, &mut scratch, level);
             }
         }
     };
@@ -85,9 +88,34 @@ struct Scratch<F: Format> {
     scores: Memory<f32>,
 }
 
-/// The span that holds a row.
-fn span_of(spans: &[Span], row: usize) -> &Span {
-    &spans[spans.partition_point(|span| span.rows.end <= row)]
+/// What a row sees.
+struct Seen {
+    path: Vec<Segment>,
+    /// Positions of the path.
+    len: usize,
+    /// Whether no other row stands in its span.
+    alone: bool,
+}
+
+impl Seen {
+    fn by(row: usize, spans: &[Span], attention: Attention) -> Self {
+        let span = &spans[spans.partition_point(|span| span.rows.end <= row)];
+        let end = span.context() - (span.rows.end - 1 - row);
+        let first = attention.first_seen(end);
+        Self { path: slice(&span.path, first..end), len: end - first, alone: span.rows.len() == 1 }
+    }
+}
+
+/// The part of a path between two positions.
+fn slice(path: &[Segment], positions: Range<usize>) -> Vec<Segment> {
+    let mut at = 0;
+    let part = |segment: &Segment| {
+        let (first, end) = (positions.start.max(at), positions.end.min(at + segment.len));
+        let part = (first < end).then(|| Segment { start: segment.start + first - at, len: end - first });
+        at += segment.len;
+        part
+    };
+    path.iter().filter_map(part).collect()
 }
 
 multiversion! {
@@ -98,10 +126,11 @@ multiversion! {
         lse: &mut [f32],
         queries: &[f32],
         kv: HeadKv<'_, F>,
-        path: &[Segment],
-        visible: usize,
+        seen: &Seen,
         c: usize,
+        attention: Attention,
         scratch: &mut Scratch<F>,
+        level: Level,
     ) {
         let parts = parts::<F>(c);
         for (query, to) in queries.chunks_exact(c).zip(scratch.queries.chunks_exact_mut(parts)) {
@@ -110,7 +139,8 @@ multiversion! {
         let Scratch { queries, scores } = scratch;
         for_groups!(lse.len(), |first, N| {
             let (out, lse) = (&mut out[first * c..][..N * c], &mut lse[first..][..N]);
-            attend_together::<F, N>(math, out, lse, &queries[first * parts..][..N * parts], kv, path, visible, c, scores);
+            let queries = &queries[first * parts..][..N * parts];
+            attend_together::<F, N>(math, out, lse, queries, kv, seen, c, attention, scores, level);
         });
     }
 }
@@ -122,18 +152,28 @@ fn attend_together<F: Format, const N: usize>(
     lse: &mut [f32],
     queries: &[F::Key],
     kv: HeadKv<'_, F>,
-    path: &[Segment],
-    visible: usize,
+    seen: &Seen,
     c: usize,
+    attention: Attention,
     scores: &mut Memory<f32>,
+    level: Level,
 ) {
+    let (path, visible) = (&seen.path[..], seen.len);
     let stride = visible.next_multiple_of(LANES);
     let scores = scores.grown(N * stride);
     scores.fill(f32::NEG_INFINITY);
     let parts = parts::<F>(c);
     let queries: [&[F::Key]; N] = std::array::from_fn(|n| &queries[n * parts..][..parts]);
     blocked_dots::<F, _, N>(math, scores, stride, queries, kv.keys, path, visible);
-    let scale = 1.0 / (c as f32).sqrt();
+    let scale = match attention.softcap {
+        None => attention.scale,
+        Some(cap) => {
+            scores
+                .chunks_exact_mut(stride)
+                .for_each(|row| cap_scores(level, &mut row[..visible], attention.scale, cap));
+            1.0
+        }
+    };
     for n in 0..N {
         let scores = &mut scores[n * stride..][..stride];
         let max = max(scores);
@@ -151,4 +191,14 @@ fn attend_together<F: Format, const N: usize>(
     }
     let probabilities: [&[f32]; N] = std::array::from_fn(|n| &scores[n * stride..][..visible]);
     weighted_sums::<F, _, N>(math, out, probabilities, kv.values, path, c);
+}
+
+multiversion! {
+    /// `score := cap * tanh(scale * score / cap)`. Not in place, where it would take registers from those who need it not.
+    #[inline(never)]
+    fn cap_scores(math, scores: &mut [f32], scale: f32, cap: f32) {
+        for score in scores {
+            *score = cap * tanh(math, *score * scale / cap);
+        }
+    }
 }

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use rayon::prelude::*;
 use topspin_kernels::memory::Memory;
 use topspin_kernels::rng::Key;
-use topspin_model::config::DecoderConfig;
+use topspin_model::config::{DecoderConfig, RopeScaling};
 
 /// An architecture as typed. Only the dimensions have a bearing on time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -18,7 +18,7 @@ pub enum Architecture {
     /// 24 layers of width 2048
     #[value(name = "smollm2-1.7b")]
     SmolLm2With1700M,
-    /// 16 layers of width 2048, without the scaling of its rotary positions
+    /// 16 layers of width 2048
     #[value(name = "llama-3.2-1b")]
     Llama32With1B,
 }
@@ -38,6 +38,15 @@ impl Architecture {
             Self::SmolLm2With1700M => (24, 2048, 8192, 32, 32, 49152, 1.3e5, 8192),
             Self::Llama32With1B => (16, 2048, 8192, 32, 8, 128_256, 5e5, 131_072),
         };
+        let rope_scaling = match self {
+            Self::Llama32With1B => RopeScaling::Llama3 {
+                factor: 32.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_positions: 8192,
+            },
+            _ => RopeScaling::None,
+        };
         DecoderConfig {
             vocab_size: vocabulary,
             hidden_size: d,
@@ -48,8 +57,10 @@ impl Architecture {
             head_dim: 64,
             rms_norm_eps: 1e-5,
             rope_theta: theta,
+            rope_scaling,
             max_positions: positions,
             tie_word_embeddings: true,
+            ..DecoderConfig::default()
         }
     }
 }

@@ -4,8 +4,7 @@ use std::ops::Range;
 
 use super::super::super::kv::{F32, Format, borrow, padded_dim};
 use super::super::tiles::{add_products, for_groups};
-use super::Piece;
-use crate::device::HeadShape;
+use super::{Forward, Piece};
 use crate::multiversion;
 use crate::simd::Level;
 
@@ -18,9 +17,10 @@ pub(super) fn keys_backward<'a, 'b, F: Format>(
     pieces: impl Iterator<Item = (&'a Piece<'a>, &'a [F::Key])>,
     keys: Range<usize>,
     kv_head: usize,
-    heads: HeadShape,
+    forward: &Forward<'_>,
     accumulate: bool,
 ) {
+    let heads = forward.heads;
     let (group, c, padded) = (heads.num_heads / heads.num_kv_heads, heads.head_dim, padded_dim(heads.head_dim));
     borrow::<F32, _>(2 * keys.len() * padded, |sums| {
         sums.fill(0.0);
@@ -32,7 +32,8 @@ pub(super) fn keys_backward<'a, 'b, F: Format>(
         for (piece, held) in pieces {
             let len = piece.held::<F>(c).len();
             for held in held.chunks_exact(len).skip(kv_head * group).take(group) {
-                add_piece::<F>(level, dk_sums, dv_sums, piece, held, &keys, c);
+                let first = forward.attention.first_seen(piece.seen(0));
+                add_piece::<F>(level, dk_sums, dv_sums, piece, first, held, &keys, c);
             }
         }
         let rows = dk.iter_mut().chain(dv);
@@ -41,12 +42,13 @@ pub(super) fn keys_backward<'a, 'b, F: Format>(
 }
 
 multiversion! {
-    /// Adds what the queries of a piece make in one query head.
+    /// Adds what the queries of a piece, of which none sees a position before `first_seen`, make in one query head.
     fn add_piece<F: Format>(
         math,
         dk: &mut [f32],
         dv: &mut [f32],
         piece: &Piece<'_>,
+        first_seen: usize,
         held: &[F::Key],
         keys: &Range<usize>,
         c: usize,
@@ -57,7 +59,8 @@ multiversion! {
         let mut position = 0;
         for segment in piece.path {
             let seen = segment.start..segment.start + segment.len.min(piece.visible - position);
-            let common = seen.start.max(keys.start)..seen.end.min(keys.end);
+            let near = segment.start + first_seen.saturating_sub(position);
+            let common = near.max(keys.start)..seen.end.min(keys.end);
             for_groups!(common.len(), |first, N| {
                 let key = common.start + first;
                 // A piece's own keys are seen from their own row on.

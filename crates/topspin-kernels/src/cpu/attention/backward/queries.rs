@@ -1,11 +1,11 @@
 //! The first pass: the queries of a piece.
 
 use super::super::super::kv::{F32, Format, borrow, padded_dim, parts, put_query};
-use super::super::super::math::{LANES, dot, exp};
+use super::super::super::math::{LANES, dot, exp, tanh};
 use super::super::tiles::{add_products, blocked_dots, for_groups};
 use super::tables::{Tables, put_parts, put_rows};
 use super::{Forward, PIECE, Piece};
-use crate::device::Segment;
+use crate::device::{Attention, Segment};
 use crate::multiversion;
 use crate::simd::Level;
 
@@ -89,31 +89,49 @@ multiversion! {
         put_rows::<F>(math, q_rows, piece.rows.clone().map(q_of), c);
         put_rows::<F>(math, dout_rows, piece.rows.clone().map(dout_of), c);
 
-        // Rows that go together all see what the last one of them sees; what is too much is then set to 0.
+        // Rows that go together all see what any of them sees, in whole blocks; what is too much is then set to 0.
+        let Attention { scale, softcap, .. } = forward.attention;
+        let first_seen = |at: usize| forward.attention.first_seen(piece.seen(at));
+        let first_block = |at: usize| first_seen(at) / LANES * LANES;
         for_groups!(len, |first, N| {
-            let visible = piece.seen(first + N - 1);
-            let along = [Segment { start: 0, len: visible }];
+            let (start, end) = (first_block(first), piece.seen(first + N - 1));
+            let (at, along) = (first * stride + start, [Segment { start, len: end - start }]);
             let rows: [&[F::Key]; N] = std::array::from_fn(|n| &q[(first + n) * parts..][..parts]);
-            blocked_dots::<F, _, N>(math, &mut p[first * stride..], stride, rows, tables.keys, &along, visible);
+            blocked_dots::<F, _, N>(math, &mut p[at..], stride, rows, tables.keys, &along, end - start);
             let rows: [&[F::Key]; N] = std::array::from_fn(|n| &dout[(first + n) * parts..][..parts]);
-            blocked_dots::<F, _, N>(math, &mut ds[first * stride..], stride, rows, tables.values, &along, visible);
+            blocked_dots::<F, _, N>(math, &mut ds[at..], stride, rows, tables.values, &along, end - start);
         });
-        let scale = 1.0 / (c as f32).sqrt();
         for (at, row) in piece.rows.clone().enumerate() {
             let lse = forward.lse[row * heads.num_heads + head];
             // sum_j p_j dp_j, by way of the output that they made.
             let along = dot(math, dout_of(row), &forward.out[row * heads.q_width() + head * c..][..c]);
             let (p, ds) = (&mut p[at * stride..][..stride], &mut ds[at * stride..][..stride]);
-            let (seen, whole) = (piece.seen(at), piece.seen(at).next_multiple_of(LANES));
-            let lanes = p[..whole].as_chunks_mut::<LANES>().0.iter_mut().zip(ds[..whole].as_chunks_mut::<LANES>().0);
-            for (p, ds) in lanes {
-                for lane in 0..LANES {
-                    p[lane] = exp(math, math.mul_add(p[lane], scale, -lse));
-                    ds[lane] = p[lane] * (ds[lane] - along) * scale;
+            let (seen, whole) = (first_seen(at)..piece.seen(at), first_block(at)..piece.seen(at).next_multiple_of(LANES));
+            let lanes = p[whole.clone()].as_chunks_mut::<LANES>().0.iter_mut();
+            let lanes = lanes.zip(ds[whole].as_chunks_mut::<LANES>().0);
+            match softcap {
+                None => {
+                    for (p, ds) in lanes {
+                        for lane in 0..LANES {
+                            p[lane] = exp(math, math.mul_add(p[lane], scale, -lse));
+                            ds[lane] = p[lane] * (ds[lane] - along) * scale;
+                        }
+                    }
+                }
+                Some(cap) => {
+                    for (p, ds) in lanes {
+                        for lane in 0..LANES {
+                            let share = tanh(math, p[lane] * scale / cap);
+                            p[lane] = exp(math, math.mul_add(cap, share, -lse));
+                            ds[lane] = p[lane] * (ds[lane] - along) * (scale * (1.0 - share * share));
+                        }
+                    }
                 }
             }
-            p[seen..].fill(0.0);
-            ds[seen..].fill(0.0);
+            for row in [&mut *p, &mut *ds] {
+                row[..seen.start].fill(0.0);
+                row[seen.end..].fill(0.0);
+            }
             put_query::<F>(math, &mut ds_parts[at * stride..], ds);
         }
         for unit in 0..shape.units {
@@ -127,8 +145,10 @@ multiversion! {
         for_groups!(len, |first, N| {
             let sums = &mut sums[..N * padded];
             sums.fill(0.0);
-            let (weights, count) = (&ds_parts[first * stride..], piece.seen(first + N - 1).div_ceil(F::CHANNELS));
-            add_products::<F, _, N>(math, sums, weights, [stride, 1], &tables.key_rows[..count * padded], padded);
+            let start = first_block(first) / F::CHANNELS;
+            let end = piece.seen(first + N - 1).div_ceil(F::CHANNELS);
+            let (weights, keys) = (&ds_parts[first * stride + start..], &tables.key_rows[start * padded..end * padded]);
+            add_products::<F, _, N>(math, sums, weights, [stride, 1], keys, padded);
             for n in 0..N {
                 dq[first + n][channel..][..c].copy_from_slice(&sums[n * padded..][..c]);
             }
