@@ -336,3 +336,55 @@ proptest! {
         prop_assert_eq!(SpecialIds::from_json(&json), ids);
     }
 }
+
+/// What may stand behind a key.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        (0_u64..5000).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z_]{0,12}".prop_map(Value::from),
+        prop::sample::select(vec!["linear", "yarn", "longrope", "llama3", "sliding_attention", "silu"])
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 6, |inner| {
+        let keys =
+            prop::sample::select(vec!["rope_type", "factor", "rope_theta", "full_attention", "short_factor", "x"]);
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((keys, inner), 0..6).prop_map(|pairs| {
+                Value::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+            }),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Damaged files of every family: an error is as good as a configuration, and a configuration can be laid out.
+    #[test]
+    fn damage_is_an_error_and_no_panic(
+        family in prop::sample::select(&Family::ALL[..]),
+        plain in plain(),
+        scaling in rope_scaling(),
+        some in any::<[bool; 2]>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..4),
+    ) {
+        let small = DecoderConfig { num_layers: plain.num_layers.min(4), ..plain };
+        let mut json = of_family(family, small, scaling, some, 7).to_json(SaveDtype::F32, &SpecialIds::default());
+        for (at, value) in changes {
+            let key = json.keys().nth(at.index(json.len())).unwrap().clone();
+            json.insert(key, value);
+        }
+        if let Ok(config) = read(&json) {
+            prop_assert_eq!(config.validate(), Ok(()));
+            prop_assert!(!config.layout().is_empty());
+            prop_assert!(config.rope_scaling.frequencies(config.rope_theta, config.rotary_dim()).iter().all(|f| !f.is_nan()));
+            let _ = read(&config.to_json(SaveDtype::F32, &SpecialIds::default())).unwrap();
+        }
+    }
+}
