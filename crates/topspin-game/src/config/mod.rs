@@ -64,8 +64,8 @@ pub struct Data {
     /// Records to evaluate on, a file or a pattern. Empty: a share of `train`, chosen by the hash of the prompt, so that no
     /// prompt stands on both sides and the choice survives a reordered file.
     pub test: String,
-    /// The shape of the records. By itself, as nearly all collections show theirs; name it where a record has the fields
-    /// of two.
+    /// The shape of the records. Auto, as nearly all collections show theirs by their fields; name it where a record has
+    /// those of two.
     pub shape: RecordShape,
     /// Columns that are called otherwise than the fields of the shape: `columns = { prompt = "frage", response =
     /// "antwort" }`. None.
