@@ -29,17 +29,27 @@ impl Source {
     /// The files, those of a pattern in the order of their names.
     ///
     /// # Errors
-    /// [`DataError::Pattern`] for a pattern that is none or that no file matches. A path that is no pattern is not looked
+    /// [`DataError::Pattern`] for a pattern that is none or that no file matches, and for a data set on the Hub. A path that is no pattern is not looked
     /// for yet.
     pub fn files(&self) -> Result<Vec<PathBuf>, DataError> {
         let path = Path::new(&self.spec);
+        if let Some(name) = self.spec.strip_prefix("hf:") {
+            let problem = format!(
+                "is a data set on the Hub; fetch its files with `hf download {name} --repo-type dataset --local-dir data`, \
+                 and name them"
+            );
+            return Err(DataError::Pattern { pattern: self.spec.clone(), problem });
+        }
         if !self.spec.contains(['*', '?', '[']) || path.exists() {
             return Ok(vec![path.into()]);
         }
         let fail = |problem: String| DataError::Pattern { pattern: self.spec.clone(), problem };
         let mut files = Vec::new();
         for file in glob::glob(&self.spec).map_err(|e| fail(format!("is no pattern ({}); mend it", e.msg)))? {
-            let file = file.map_err(|e| FileError::new(Action::Read, &e.path().to_owned(), e.into()))?;
+            let file = file.map_err(|e| {
+                let path = e.path().to_path_buf();
+                FileError::new(Action::Read, &path, e.into())
+            })?;
             if file.is_file() {
                 files.push(file);
             }

@@ -274,3 +274,54 @@ impl Iterator for Values {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn runs_and_groups_follow_each_other() {
+        // Ten times 5, then 1 to 7 and 0 in three bits each, the lowest first, then twice 7.
+        let bytes = vec![20, 5, 3, 0b1101_0001, 0b0101_1000, 0b0001_1111, 4, 7];
+        let found: Vec<_> = Hybrid::new(Input::new(bytes), 3).unwrap().collect();
+        assert_eq!(found, [&[5; 10][..], &[1, 2, 3, 4, 5, 6, 7, 0], &[7, 7]].concat());
+    }
+
+    #[test]
+    fn a_count_of_differences_is_only_a_claim() {
+        // Blocks of 128 in 4 parts, 2^40 values, the first 0; each block has the least difference 0 and no bits.
+        let head = [128, 1, 4, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 0];
+        let bytes = [&head[..], &[0; 5000]].concat();
+        assert!(deltas(&mut Input::new(bytes.clone()), MAX_VALUES).is_none());
+        let few = [&[128, 1, 4, 200, 1, 0][..], &[0; 10]].concat();
+        assert_eq!(deltas(&mut Input::new(few), MAX_VALUES).unwrap(), [0; 200]);
+    }
+
+    proptest! {
+        /// Any bytes give values or none, a run of any claimed length one at a time.
+        #[test]
+        fn no_bytes_do_harm(bytes in prop::collection::vec(any::<u8>(), 0..100), width in 0usize..40) {
+            if let Some(numbers) = Hybrid::new(Input::new(bytes.clone()), width) {
+                numbers.take(1000).for_each(drop);
+            }
+            let dictionary: Rc<[Scalar]> = [Scalar::Int(1), Scalar::Bytes(vec![2])].into();
+            let physical = [
+                Physical::Bool,
+                Physical::Int32,
+                Physical::Int64,
+                Physical::Int96,
+                Physical::Double,
+                Physical::Bytes,
+                Physical::Fixed(3),
+            ];
+            for (encoding, physical) in (0..10).flat_map(|encoding| physical.map(|physical| (encoding, physical))) {
+                let input = Input::new(bytes.clone());
+                if let Some(values) = Values::new(encoding, physical, Some(&dictionary), input) {
+                    values.take(1000).for_each(drop);
+                }
+            }
+        }
+    }
+}

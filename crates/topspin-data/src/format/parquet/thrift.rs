@@ -160,3 +160,38 @@ impl<'a> Reader<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_structure_is_read_to_its_end() {
+        // Fields 1: -3, 2: true, 4: "ab", 20: [7, 8], and a structure in 21; then a byte of something else.
+        let bytes = [0x15, 5, 0x11, 0x28, 2, b'a', b'b', 0x09, 40, 0x25, 14, 16, 0x1c, 0x12, 0, 0, 9];
+        let (value, len) = Value::read(&bytes).unwrap();
+        assert_eq!((value.int(1), value.bool(2), value.bytes(4)), (Some(-3), Some(true), Some(&b"ab"[..])));
+        assert_eq!(value.list(20), Some(&[Value::Int(7), Value::Int(8)][..]));
+        assert_eq!(value.field(21).and_then(|inner| inner.bool(1)), Some(false));
+        assert_eq!((len, value.int(2), value.size(1), value.field(3)), (bytes.len() - 1, None, None, None));
+    }
+
+    #[test]
+    fn what_is_claimed_must_be_there() {
+        // A list of 2^60 numbers, a text of 2^60 bytes, and structures without end.
+        let many = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10];
+        assert!(Value::read(&[&[0x19, 0xf5], &many[..], &[2; 40]].concat()).is_err());
+        assert!(Value::read(&[&[0x18], &many[..], &[b'a'; 40]].concat()).is_err());
+        assert!(Value::read(&[0x1c; 1_000_000]).is_err());
+        assert!(Value::read(&[&[0x19], &[0x19; 1_000_000][..]].concat()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_do_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Value::read(&bytes);
+        }
+    }
+}
