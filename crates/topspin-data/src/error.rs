@@ -29,7 +29,7 @@ pub enum DataError {
     /// The file cannot be read, or is damaged.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A pattern that stands for no file, or a name that is none of a file.
+    /// A pattern that stands for no file.
     #[error("`{pattern}` {problem}")]
     Pattern {
         /// The pattern.

@@ -29,17 +29,10 @@ impl Source {
     /// The files, those of a pattern in the order of their names.
     ///
     /// # Errors
-    /// [`DataError::Pattern`] for a pattern that is none or that no file matches, and for a data set on the Hub. A path that is no pattern is not looked
+    /// [`DataError::Pattern`] for a pattern that is none or that no file matches. A path that is no pattern is not looked
     /// for yet.
     pub fn files(&self) -> Result<Vec<PathBuf>, DataError> {
         let path = Path::new(&self.spec);
-        if let Some(name) = self.spec.strip_prefix("hf:") {
-            let problem = format!(
-                "is a data set on the Hub; fetch its files with `hf download {name} --repo-type dataset --local-dir data`, \
-                 and name them"
-            );
-            return Err(DataError::Pattern { pattern: self.spec.clone(), problem });
-        }
         if !self.spec.contains(['*', '?', '[']) || path.exists() {
             return Ok(vec![path.into()]);
         }

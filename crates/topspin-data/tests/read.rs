@@ -302,11 +302,6 @@ fn several_files_are_read_in_order_and_numbered_on() {
     );
     let error = topspin_data::read(&[source("*.tsv", 1.0)], &options).unwrap_err().to_string();
     assert!(error.ends_with("*.tsv` matches no file; check the path"), "{error}");
-    let error = topspin_data::read(&[Source::new("hf:org/set")], &options).unwrap_err().to_string();
-    assert!(
-        error.starts_with("`hf:org/set` is a data set on the Hub; fetch its files with `hf download org/set"),
-        "{error}"
-    );
     let error = topspin_data::read(&[source("a[.jsonl", 1.0)], &options).unwrap_err().to_string();
     assert!(error.contains("is no pattern ("), "{error}");
 }

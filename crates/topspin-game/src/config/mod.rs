@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use topspin_data::RecordShape;
 
 pub use error::ConfigError;
-pub use sources::{Part, Sources};
+pub use sources::{Part, Sources, fetch};
 
 use crate::objective::Objective;
 use crate::schedule::{PerIteration, Shape};
@@ -57,11 +57,11 @@ pub struct Model {
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
     /// Training records: a file, a pattern such as `"data/*.jsonl"`, or a list of them. JSON lines, JSON, CSV, TSV, each also
-    /// compressed (`.gz`, `.zst`), and Parquet, as the name ends. An item of the list may be a table `{ path = "a.jsonl",
+    /// compressed (`.gz`, `.zst`), and Parquet, as the name ends; or `hf:org/name` on the Hub (docs/data.md). An item of the list may be a table `{ path = "a.jsonl",
     /// weight = 2.0 }`: its records are drawn twice in an epoch, at 0.5 half of them once, the half that a hash of the
     /// record's id and `game.seed` name. Required.
     pub train: Sources,
-    /// Records to evaluate on, a file or a pattern. Empty: a share of `train`, chosen by the hash of the prompt, so that no
+    /// Records to evaluate on, a file, a pattern or `hf:org/name/PATTERN`. Empty: a share of `train`, chosen by the hash of the prompt, so that no
     /// prompt stands on both sides and the choice survives a reordered file.
     pub test: String,
     /// The shape of the records. Auto, as nearly all collections show theirs by their fields; name it where a record has

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use topspin_data::Source;
+use topspin_model::error::ModelError;
+use topspin_model::hub::Hub;
 
 /// One path or pattern, or a list of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,4 +68,19 @@ impl<T: Into<String>> From<T> for Sources {
     fn from(path: T) -> Self {
         Self::One(path.into())
     }
+}
+
+/// The same sources on this machine: a data set on the Hub, `hf:org/name`, is fetched, and its files take its place.
+pub fn fetch(sources: Vec<Source>, hub: &Hub) -> Result<Vec<Source>, ModelError> {
+    let mut local = Vec::new();
+    for source in sources {
+        match source.spec.strip_prefix("hf:") {
+            Some(name) => {
+                let files = hub.fetch_data(name)?.into_iter();
+                local.extend(files.map(|file| Source { spec: file.to_string_lossy().into_owned(), ..source.clone() }));
+            }
+            None => local.push(source),
+        }
+    }
+    Ok(local)
 }

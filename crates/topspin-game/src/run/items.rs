@@ -7,11 +7,12 @@ use topspin_data::{Dataset, Need, Options, Place, Reason, Record, Source, Unusab
 use topspin_model::chat::Message;
 use topspin_model::config::DecoderConfig;
 use topspin_model::dialect::Dialect;
+use topspin_model::hub::Hub;
 use topspin_rollout::Finish;
 
 use super::RunError;
 use super::manifest::Records;
-use crate::config::{Config, Data};
+use crate::config::{Config, Data, fetch};
 use crate::pair::Example;
 
 /// Seed of the held-out share and of the test records drawn: not the run's, so that runs with other seeds are evaluated
@@ -65,6 +66,23 @@ struct Skipped<'a> {
     problem: &'a str,
 }
 
+/// Where a run's records are, on this machine.
+pub struct DataFiles {
+    /// Those to train on.
+    pub train: Vec<Source>,
+    /// Those to evaluate on; none, where a share of the others is held out.
+    pub test: Vec<Source>,
+}
+
+impl DataFiles {
+    /// What `config` names, fetched if it is on the Hub.
+    pub fn find(config: &Config) -> Result<Self, RunError> {
+        let (data, hub) = (&config.data, Hub::from_env());
+        let test = if data.test.is_empty() { Vec::new() } else { vec![Source::new(&data.test)] };
+        Ok(Self { train: fetch(data.train.to_vec(), &hub)?, test: fetch(test, &hub)? })
+    }
+}
+
 /// All records of a run.
 #[derive(Clone, Debug)]
 pub struct Items {
@@ -82,14 +100,19 @@ pub struct Items {
 
 impl Items {
     /// Reads and encodes the records that `config` names.
-    pub fn load(config: &Config, decoder: &DecoderConfig, dialect: &Dialect) -> Result<Self, RunError> {
+    pub fn load(
+        config: &Config,
+        files: &DataFiles,
+        decoder: &DecoderConfig,
+        dialect: &Dialect,
+    ) -> Result<Self, RunError> {
         let data = &config.data;
-        let train = read(data, &data.train.to_vec(), Need::Response)?;
+        let train = read(data, &files.train, Need::Response)?;
         let mut records = Records { read: found(&train), duplicates: train.duplicates().len(), ..Records::default() };
-        let (mut test, train) = if data.test.is_empty() {
+        let (mut test, train) = if files.test.is_empty() {
             train.split_by_hash(data.test_share, TEST_SEED)?
         } else {
-            let test = read(data, &[Source::new(&data.test)], Need::Prompt)?;
+            let test = read(data, &files.test, Need::Prompt)?;
             records.read += found(&test);
             (test, train)
         };

@@ -12,7 +12,7 @@ use topspin_kernels::gemm::Precision;
 use topspin_model::chat::ChatTemplate;
 use topspin_model::source::{ModelFiles, ModelSource};
 
-use super::items::{Items, by_reason};
+use super::items::{DataFiles, Items, by_reason};
 use super::lines::write_lines;
 use super::manifest::{Input, Inputs, Manifest, Records, sha256_of_file, sha256_of_text};
 use super::rate::product_rate;
@@ -43,7 +43,8 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         }
 
         let mut base = ModelFiles::open(&ModelSource::resolve(&config.model.path)?)?;
-        let inputs = inputs(&config, &base)?;
+        let files = DataFiles::find(&config)?;
+        let inputs = inputs(&base, &files)?;
         let mut manifest = if begun {
             let manifest = Manifest::read(&dir)?;
             manifest.check_same_inputs(&inputs, &dir)?;
@@ -58,7 +59,7 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         if let Some(date) = manifest.date {
             base.dialect = base.dialect.at(date);
         }
-        let items = Items::load(&config, &base.config, &base.dialect)?;
+        let items = Items::load(&config, &files, &base.config, &base.dialect)?;
         // Settings that change no artefact may differ from call to call: the file tells the last one's.
         let (path, text) = (dir.join("config.toml"), config.to_toml());
         if !begun || topspin_files::read_to_string(&path)? != text {
@@ -127,17 +128,15 @@ fn tell_records(records: &Records, skipped: &Path) -> Vec<String> {
 }
 
 /// Hashes of all that the run reads.
-fn inputs(config: &Config, base: &ModelFiles) -> Result<Inputs, RunError> {
+fn inputs(base: &ModelFiles, files: &DataFiles) -> Result<Inputs, RunError> {
     let path = base.source().path().to_path_buf();
     let template = base.dialect.template().map_or("", |template| template.source());
     let mut inputs = Inputs::from([
         ("model.path".into(), Input::new(path.clone(), base.fingerprint()?)),
         ("chat template".into(), Input::new(path, sha256_of_text(template))),
     ]);
-    inputs.extend(data_inputs("data.train", &config.data.train.to_vec())?);
-    if !config.data.test.is_empty() {
-        inputs.extend(data_inputs("data.test", &[Source::new(&config.data.test)])?);
-    }
+    inputs.extend(data_inputs("data.train", &files.train)?);
+    inputs.extend(data_inputs("data.test", &files.test)?);
     Ok(inputs)
 }
 

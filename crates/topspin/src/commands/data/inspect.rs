@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use topspin_data::{Columns, Dataset, Need, Options, Reason, Record, RecordShape, Source, Unusable};
-use topspin_game::config::Config;
+use topspin_game::config::{Config, fetch};
 use topspin_model::source::ModelFiles;
 
 use super::lengths::Lengths;
@@ -31,7 +31,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Data files; `-` is JSON lines on stdin
+    /// Data files, or `hf:ORG/NAME` on the Hub; `-` is JSON lines on stdin
     #[arg(value_name = "FILE", required = true)]
     files: Vec<String>,
     /// A model whose tokenizer and chat template to use
@@ -104,7 +104,8 @@ struct Problem {
 
 /// Looks and prints.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let sources: Vec<_> = args.files.iter().map(Source::new).collect();
+    let sources = args.files.iter().map(Source::new).collect();
+    let sources = engine::with_hub(|hub| fetch(sources, hub))?;
     let columns: Columns = args.columns.into_iter().collect();
     let options = Options { need: Need::Prompt, shape: args.shape, columns, tolerant: true };
     let dataset = topspin_data::read(&sources, &options)?;
