@@ -1,12 +1,14 @@
 //! The records of a run as tokens: which train, which evaluate, and who takes which share.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use serde::Serialize;
 use topspin_data::{Dataset, Need, Options, Place, Reason, Record, Source, Unusable};
 use topspin_model::chat::Message;
 use topspin_model::config::DecoderConfig;
 use topspin_model::dialect::Dialect;
+use topspin_model::error::ModelError;
 use topspin_model::hub::Hub;
 use topspin_rollout::Finish;
 
@@ -60,7 +62,7 @@ pub struct TestItem {
 /// A line of `skipped.jsonl`: a record that was left out.
 #[derive(Serialize)]
 struct Skipped<'a> {
-    file: &'a std::path::Path,
+    file: &'a Path,
     line: usize,
     reason: Reason,
     problem: &'a str,
@@ -109,54 +111,34 @@ impl Items {
         let data = &config.data;
         let train = read(data, &files.train, Need::Response)?;
         let mut records = Records { read: found(&train), duplicates: train.duplicates().len(), ..Records::default() };
-        let (mut test, train) = if files.test.is_empty() {
+        let (test, train) = if files.test.is_empty() {
             train.split_by_hash(data.test_share, TEST_SEED)?
         } else {
             let test = read(data, &files.test, Need::Prompt)?;
             records.read += found(&test);
             (test, train)
         };
-        let mut unusable = train.unusable.clone();
-        unusable.append(&mut test.unusable);
+        let mut encoder = Encoder::new(config, decoder, dialect);
+        encoder.unusable.extend(train.unusable.iter().chain(&test.unusable).cloned());
         let test = match config.eval.prompts {
             0 => test,
             most if most >= test.len() => test,
             most => test.sample(most, TEST_SEED)?,
         };
-
-        let response_limit = match data.max_response_tokens {
-            0 => config.rollout.max_new_tokens,
-            most => most,
-        };
-        let mut encoder = Encoder {
-            dialect,
-            context: decoder.max_positions,
-            prompt_limit: data.max_prompt_tokens,
-            response_limit,
-            tolerant: data.max_unusable > 0.0,
-            unusable,
-            too_long: Vec::new(),
-            left_out: HashSet::new(),
-        };
         let seed = config.game.seed;
         let train = encoder.encode_all(train.weighted(seed).shuffle(seed), Encoder::item)?;
         let test = encoder.encode_all(test, Encoder::test_item)?;
+
         let Encoder { unusable, too_long, .. } = encoder;
-        for bad in &unusable {
-            *records.unusable.entry(bad.reason.to_string()).or_default() += 1;
-        }
-        check_share(&unusable, &records, data.max_unusable)?;
-        for (what, left) in [("train", train.len()), ("evaluate", test.len())] {
-            if left == 0 {
-                let what = format!("no record is left to {what} on");
-                let mend = "add records, raise `data.max_prompt_tokens`, or change `data.test_share`".into();
-                return Err(RunError::NoRecords { what, mend });
-            }
-        }
         records.train = train.len();
         records.test = test.len();
         records.cut = train.iter().filter(|item| item.finish == Finish::Length).count();
         records.too_long = too_long.len();
+        for bad in &unusable {
+            *records.unusable.entry(bad.reason.to_string()).or_default() += 1;
+        }
+        check_share(&unusable, &records, data.max_unusable)?;
+        check_any_left(&records)?;
         Ok(Self { train, test, records, unusable, too_long })
     }
 
@@ -213,6 +195,17 @@ fn check_share(unusable: &[Unusable], records: &Records, most: f64) -> Result<()
     })
 }
 
+/// Whether there is something to train on and something to evaluate on.
+fn check_any_left(records: &Records) -> Result<(), RunError> {
+    let what = match (records.train, records.test) {
+        (0, _) => "train",
+        (_, 0) => "evaluate",
+        _ => return Ok(()),
+    };
+    let mend = "add records, raise `data.max_prompt_tokens`, or change `data.test_share`".into();
+    Err(RunError::NoRecords { what: format!("no record is left to {what} on"), mend })
+}
+
 /// Counts by reason, in words.
 pub fn by_reason(counts: &BTreeMap<String, usize>) -> String {
     counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
@@ -233,10 +226,37 @@ struct Encoder<'a> {
     left_out: HashSet<Place>,
 }
 
-/// Why a record cannot be encoded: the kind of reason, and a sentence.
-type Problem = (Reason, String);
+/// Why a record is not encoded, in a sentence.
+enum Problem {
+    /// It cannot be used.
+    Unusable(Reason, String),
+    /// The settings leave it out.
+    TooLong(String),
+}
 
-impl Encoder<'_> {
+/// A text that the model cannot read.
+fn malformed(error: ModelError) -> Problem {
+    Problem::Unusable(Reason::Malformed, error.to_string())
+}
+
+impl<'a> Encoder<'a> {
+    fn new(config: &Config, decoder: &DecoderConfig, dialect: &'a Dialect) -> Self {
+        let response_limit = match config.data.max_response_tokens {
+            0 => config.rollout.max_new_tokens,
+            most => most,
+        };
+        Self {
+            dialect,
+            context: decoder.max_positions,
+            prompt_limit: config.data.max_prompt_tokens,
+            response_limit,
+            tolerant: config.data.max_unusable > 0.0,
+            unusable: Vec::new(),
+            too_long: Vec::new(),
+            left_out: HashSet::new(),
+        }
+    }
+
     fn encode_all<T>(
         &mut self,
         records: Dataset,
@@ -245,58 +265,54 @@ impl Encoder<'_> {
         let mut items = Vec::with_capacity(records.len());
         for record in records.records {
             let place = record.place.clone();
-            let prompt = self.prompt(&record);
-            if let Ok(prompt) = &prompt
-                && self.prompt_limit > 0
-                && prompt.len() > self.prompt_limit
-            {
-                let tokens = prompt.len();
-                let problem = format!("the prompt has {tokens} tokens, more than `data.max_prompt_tokens`");
-                if self.left_out.insert(place.clone()) {
-                    self.too_long.push(Unusable { place, reason: Reason::TooLong, problem });
-                }
-                continue;
-            }
-            match prompt.and_then(|prompt| self.check_context(prompt)).and_then(|prompt| encode(self, record, prompt)) {
+            let prompt = self.prompt(&record).and_then(|prompt| self.check_length(prompt));
+            match prompt.and_then(|prompt| encode(self, record, prompt)) {
                 Ok(item) => items.push(item),
-                Err((_, problem)) if !self.tolerant => return Err(RunError::Record { place, problem }),
-                Err((reason, problem)) => {
-                    if self.left_out.insert(place.clone()) {
-                        self.unusable.push(Unusable { place, reason, problem });
-                    }
+                Err(Problem::Unusable(_, problem)) if !self.tolerant => {
+                    return Err(RunError::Record { place, problem });
                 }
+                Err(problem) if self.left_out.insert(place.clone()) => match problem {
+                    Problem::Unusable(reason, problem) => self.unusable.push(Unusable { place, reason, problem }),
+                    Problem::TooLong(problem) => {
+                        self.too_long.push(Unusable { place, reason: Reason::TooLong, problem });
+                    }
+                },
+                Err(_) => {}
             }
         }
         Ok(items)
     }
 
-    /// A prompt leaves room for a response.
-    fn check_context(&self, prompt: Vec<u32>) -> Result<Vec<u32>, Problem> {
-        if prompt.len() < self.context {
+    /// A prompt is within the limit, and leaves room for a response.
+    fn check_length(&self, prompt: Vec<u32>) -> Result<Vec<u32>, Problem> {
+        let (tokens, context) = (prompt.len(), self.context);
+        if self.prompt_limit > 0 && tokens > self.prompt_limit {
+            let problem = format!("the prompt has {tokens} tokens, more than `data.max_prompt_tokens`");
+            return Err(Problem::TooLong(problem));
+        }
+        if tokens < context {
             return Ok(prompt);
         }
         let problem = format!(
-            "the prompt has {} tokens, which leaves no room for a response in the model's context of {}; shorten it, or \
-             set `data.max_prompt_tokens` to leave such records out",
-            prompt.len(),
-            self.context
+            "the prompt has {tokens} tokens, which leaves no room for a response in the model's context of {context}; \
+             shorten it, or set `data.max_prompt_tokens` to leave such records out"
         );
-        Err((Reason::TooLong, problem))
+        Err(Problem::Unusable(Reason::TooLong, problem))
     }
 
     fn prompt(&self, record: &Record) -> Result<Vec<u32>, Problem> {
         let messages: Vec<_> =
             record.messages.iter().map(|m| Message::new(m.role.as_str(), m.content.as_str())).collect();
-        let tokens = self.dialect.encode_prompt(&messages).map_err(|e| (Reason::Malformed, e.to_string()))?;
+        let tokens = self.dialect.encode_prompt(&messages).map_err(malformed)?;
         if tokens.is_empty() {
-            return Err((Reason::Empty, "the prompt has no tokens; fill it in".into()));
+            return Err(Problem::Unusable(Reason::Empty, "the prompt has no tokens; fill it in".into()));
         }
         Ok(tokens)
     }
 
     /// Tokens of a good response, cut where generated ones are, and whether it was.
     fn response(&self, text: &str, prompt: &[u32]) -> Result<(Vec<u32>, Finish), Problem> {
-        let mut tokens = self.dialect.encode_response(text).map_err(|e| (Reason::Malformed, e.to_string()))?;
+        let mut tokens = self.dialect.encode_response(text).map_err(malformed)?;
         let limit = self.response_limit.min(self.context - prompt.len());
         let finish = if tokens.len() > limit { Finish::Length } else { Finish::Stop };
         // Without an end-of-turn token: it did not end there.
