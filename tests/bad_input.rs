@@ -69,7 +69,7 @@ fn records_that_cannot_be_used() {
     exit code: 2
     --- stdout
     --- stderr
-    error: `in.jsonl`, line 1: there is no prompt; add `prompt` (or `question`, or `messages`)
+    error: `in.jsonl`, line 1: there is no prompt; add `prompt` (or `question`, or `messages`), or name its column in `data.columns`
     ");
     insta::assert_snapshot!(generate("{\"prompt\": 3}\n"), @"
     exit code: 2

@@ -49,20 +49,10 @@ fn says_what_a_path_is() {
     --- stderr
     "#);
     insta::assert_snapshot!(sandbox.run("inspect data.jsonl"), @"
-    exit code: 0
+    exit code: 2
     --- stdout
-    kind                   data
-    path                   data.jsonl
-    records                4
-    different prompts      3
-    exact duplicates       0
-    with response          3
-    with references        1
-    with system message    1
-    with several turns     1
-    prompt characters      least 3, median 3, most 5
-    response characters    least 1, median 1, most 7
     --- stderr
+    error: `data.jsonl` is neither a model nor a configuration; `topspin data inspect data.jsonl` shows it as data
     ");
     insta::assert_snapshot!(sandbox.run("inspect game.toml"), @r#"
     exit code: 0
@@ -78,11 +68,15 @@ fn says_what_a_path_is() {
     [data]
     train = "data.jsonl"
     test = ""
+    shape = "auto"
+    max_unusable = 0.0
     test_share = 0.05
     prompts = 0
     fresh = true
     max_prompt_tokens = 0
     max_response_tokens = 0
+
+    [data.columns]
 
     [sft]
     enabled = true

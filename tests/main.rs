@@ -5,6 +5,7 @@ mod harness;
 mod bad_input;
 mod bench;
 mod chat;
+mod data;
 mod disk;
 mod generate;
 mod help;

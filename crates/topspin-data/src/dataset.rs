@@ -1,6 +1,6 @@
 //! Records, and what can be drawn from many of them.
 //!
-//! Splits and draws depend on hashes of the prompts and not on the place in the file: a record that is added or
+//! Splits and draws depend on hashes of the prompts and ids, not on the place in a file: a record that is added or
 //! removed leaves the others where they were.
 
 use std::collections::{HashMap, HashSet};
@@ -9,7 +9,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::DataError;
+use crate::{DataError, Place, Unusable};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,20 +20,27 @@ pub struct Message {
     pub content: String,
 }
 
-/// A prompt, with the response and the references that the data gives to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A prompt, with the responses and the references that the data gives to it.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// The record's own `id`, or else the first 16 hexadecimal digits of [`Record::prompt_hash`]; so records with the
     /// same prompt share an id, and no two prompts do.
     pub id: String,
     /// The prompt: an optional system message, then the user and the assistant by turns, the user last.
     pub messages: Vec<Message>,
-    /// The response of the data.
+    /// The response of the data, or of two the better one.
     pub response: Option<String>,
+    /// The worse one of two responses.
+    pub rejected: Option<String>,
     /// Responses that are all good, for evaluation.
     pub references: Vec<String>,
-    /// The line of the file, counted from 1.
-    pub line: usize,
+    /// Where the record stands.
+    pub place: Place,
+    /// Its number in the dataset: its line, with several files counted on from one to the next; of a further copy
+    /// ([`Dataset::weighted`]) counted on from the last line of all. No two records have the same.
+    pub number: usize,
+    /// How often it is drawn in an epoch.
+    pub weight: f64,
 }
 
 impl Record {
@@ -57,11 +64,15 @@ pub(crate) fn short_hex(hash: &[u8; 32]) -> String {
     })
 }
 
-/// Records in the order of the file, or in a drawn order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Records in the order of the files, or in a drawn order.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
     /// The records.
     pub records: Vec<Record>,
+    /// Records that were passed over.
+    pub unusable: Vec<Unusable>,
+    /// Lines of all files together.
+    pub lines: usize,
 }
 
 impl Dataset {
@@ -82,10 +93,29 @@ impl Dataset {
         self.records.iter().filter(|record| !seen.insert(&record.messages)).count()
     }
 
-    /// The number of records that repeat an earlier one: prompt, response and references.
-    pub fn duplicates(&self) -> usize {
+    /// The records that repeat an earlier one: prompt, responses and references.
+    pub fn duplicates(&self) -> Vec<&Record> {
         let mut seen = HashSet::new();
-        self.records.iter().filter(|r| !seen.insert((&r.messages, &r.response, &r.references))).count()
+        let records = self.records.iter();
+        records.filter(|r| !seen.insert((&r.messages, &r.response, &r.rejected, &r.references))).collect()
+    }
+
+    /// Has each record as often as its weight says: 2 is twice, and 0.5 is half of the records once. Which half, a hash of
+    /// the record's id and the seed decides, not its place; so records that share an id share that fate.
+    ///
+    /// For a weight w a record is there floor(w) times, and once more if the first 53 bits of SHA-256(`seed`, `"weight"`,
+    /// SHA-256(id)), read as a fraction, are below the rest. So a larger weight has all that a smaller one has.
+    pub fn weighted(self, seed: u64) -> Self {
+        let mut records = Vec::with_capacity(self.records.len());
+        for record in self.records {
+            let id: [u8; 32] = Sha256::digest(&record.id).into();
+            let drawn = fraction(&key(seed, "weight", &id, 0)) < record.weight.fract();
+            // `as` saturates, and cuts off the fraction.
+            for copy in 0..record.weight as usize + usize::from(drawn) {
+                records.push(Record { number: record.number + copy * self.lines, ..record.clone() });
+            }
+        }
+        Self { records, ..self }
     }
 
     /// Splits into the held-out records, about `share` of the distinct prompts, and the rest; both keep their order.
@@ -100,12 +130,10 @@ impl Dataset {
         if !(0.0..=1.0).contains(&share) {
             return Err(DataError::Share { share });
         }
-        let (held, rest) = self.records.into_iter().partition(|record| {
-            let key = key(seed, "split", &record.prompt_hash(), 0);
-            let first = u64::from_be_bytes(key[..8].try_into().expect("a hash has 32 bytes"));
-            ((first >> 11) as f64) / ((1u64 << 53) as f64) < share
-        });
-        Ok((Self { records: held }, Self { records: rest }))
+        let is_held = |record: &Record| fraction(&key(seed, "split", &record.prompt_hash(), 0)) < share;
+        let (held, rest) = self.records.into_iter().partition(is_held);
+        let held = Self { records: held, unusable: Vec::new(), lines: self.lines };
+        Ok((held, Self { records: rest, ..self }))
     }
 
     /// Puts the records in a drawn order: by SHA-256(`seed`, `"order"`, prompt hash, k) for the k-th record (from 0)
@@ -123,7 +151,7 @@ impl Dataset {
             })
             .collect();
         keyed.sort_by_key(|(key, _)| *key);
-        Self { records: keyed.into_iter().map(|(_, record)| record).collect() }
+        Self { records: keyed.into_iter().map(|(_, record)| record).collect(), ..self }
     }
 
     /// Draws `n` records without replacement: the first `n` of [`Dataset::shuffle`], so that a larger draw with the
@@ -148,12 +176,18 @@ impl Dataset {
     }
 }
 
+/// The first 53 bits of a hash as a fraction, 0 up to but not 1.
+fn fraction(hash: &[u8; 32]) -> f64 {
+    let first = u64::from_be_bytes(hash[..8].try_into().expect("a hash has 32 bytes"));
+    ((first >> 11) as f64) / ((1u64 << 53) as f64)
+}
+
 /// A hash for one `purpose`, so that a split and an order with the same seed have nothing to do with each other.
-fn key(seed: u64, purpose: &str, prompt: &[u8; 32], k: u64) -> [u8; 32] {
+fn key(seed: u64, purpose: &str, of: &[u8; 32], k: u64) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
     hash.update(purpose);
-    hash.update(prompt);
+    hash.update(of);
     hash.update(k.to_le_bytes());
     hash.finalize().into()
 }

@@ -1,28 +1,53 @@
 //! What can be wrong with data, and where.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use topspin_files::FileError;
+
+use crate::format::Format;
+
+/// Where a record stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The file.
+    pub path: Arc<Path>,
+    /// The line on which it begins, or its row in a Parquet file; counted from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`, {} {}", self.path.display(), Format::of(&self.path).unit(), self.line)
+    }
+}
 
 /// Data that cannot be read or not be used as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The file cannot be read.
+    /// The file cannot be read, or is damaged.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A pattern that stands for no file.
+    #[error("`{pattern}` {problem}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong, and what would mend it.
+        problem: String,
+    },
     /// The file holds no record.
-    #[error("`{}` holds no record; write one JSON object a line", path.display())]
+    #[error("`{}` holds no record; {}", path.display(), wanted(path))]
     Empty {
         /// The file.
         path: PathBuf,
     },
     /// A record cannot be used.
-    #[error("`{}`, line {line}: {fault}", path.display())]
+    #[error("{place}: {fault}")]
     Record {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
+        /// Where it stands.
+        place: Place,
         /// What is wrong with it.
         fault: Fault,
     },
@@ -42,10 +67,53 @@ pub enum DataError {
     },
 }
 
+/// What belongs into an empty file.
+fn wanted(path: &Path) -> &'static str {
+    match Format::of(path) {
+        Format::Jsonl => "write one JSON object a line",
+        Format::Json => "write a list of objects, or one JSON object a line",
+        Format::Csv | Format::Tsv => "write the names of the columns, and a record on each line below",
+        Format::Parquet => "check that it is the right file",
+    }
+}
+
+/// A record that was passed over, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// Where it stands.
+    pub place: Place,
+    /// The kind of reason.
+    pub reason: Reason,
+    /// What is wrong with it, in a sentence.
+    pub problem: String,
+}
+
+/// Why a record cannot be used, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It is not written as a record is.
+    Malformed,
+    /// It lacks a prompt, or a response where one is needed.
+    Empty,
+    /// It does not fit into the model's context.
+    TooLong,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "malformed",
+            Self::Empty => "empty",
+            Self::TooLong => "too long",
+        })
+    }
+}
+
 /// What is wrong with one record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The line is not JSON.
+    /// The text is not JSON.
     #[error("this is not JSON ({reason} at column {column}); write one JSON object a line")]
     NotJson {
         /// What the parser expected or met.
@@ -53,11 +121,22 @@ pub enum Fault {
         /// Where in the line, counted from 1.
         column: usize,
     },
-    /// The line is JSON, but no object.
+    /// The text is not UTF-8.
+    #[error("the text is not UTF-8; save the file as UTF-8")]
+    NotUtf8,
+    /// The record is JSON, but no object.
     #[error("the record must be an object and is {found}; write one JSON object a line")]
     NotObject {
         /// The kind of JSON value found.
         found: &'static str,
+    },
+    /// A row of a table that does not fit its columns.
+    #[error("the row has {cells} cells and the table {columns} columns; mend it, and put cells with commas in quotes")]
+    Ragged {
+        /// Cells of the row.
+        cells: usize,
+        /// Columns of the table.
+        columns: usize,
     },
     /// A field is of the wrong type.
     #[error("`{field}` must be {wanted} and is {found}")]
@@ -85,8 +164,16 @@ pub enum Fault {
         /// The other.
         second: String,
     },
+    /// The record has the fields of two shapes.
+    #[error("the record has the fields of two shapes, `{first}` and `{second}`; say which in `data.shape`")]
+    TwoShapes {
+        /// One shape, as it is called in a configuration.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
     /// There is no prompt.
-    #[error("there is no prompt; add `prompt` (or `question`, or `messages`)")]
+    #[error("there is no prompt; add `prompt` (or `question`, or `messages`), or name its column in `data.columns`")]
     NoPrompt,
     /// There is no response where one is needed.
     #[error(
@@ -94,28 +181,46 @@ pub enum Fault {
          add `response` (or `completion`, or `answer`), or end `messages` with the assistant's"
     )]
     NoResponse,
+    /// A field that the shape needs is missing.
+    #[error("there is no `{field}`, and the shape `{shape}` needs one; add it, or name its column in `data.columns`")]
+    NoField {
+        /// The field.
+        field: &'static str,
+        /// The shape, as it is called in a configuration.
+        shape: &'static str,
+    },
+    /// Two responses are to different prompts.
+    #[error("`{first}` and `{second}` begin with different prompts; give both the same")]
+    OtherPrompt {
+        /// One field.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
     /// A message is by an unknown role.
-    #[error("`messages[{index}].role` is `{role}`; use `system`, `user` or `assistant`")]
+    #[error("`{field}` is `{role}`; use {known}")]
     UnknownRole {
-        /// The place of the message, counted from 0.
-        index: usize,
+        /// The field that says who speaks.
+        field: String,
         /// The role found.
         role: String,
+        /// The roles there are.
+        known: &'static str,
     },
     /// A message is out of turn.
     #[error(
-        "`messages[{index}]` is the {found}'s where the {wanted}'s is due; \
+        "`{field}` is the {found}'s where the {wanted}'s is due; \
          after an optional `system` message, `user` and `assistant` take turns, `user` first"
     )]
     RoleOrder {
-        /// The place of the message, counted from 0.
-        index: usize,
+        /// The message.
+        field: String,
         /// The role found.
         found: String,
         /// The role whose turn it is.
         wanted: &'static str,
     },
-    /// An `id` names two prompts.
+    /// An `id` names two prompts of a file.
     #[error("the id `{id}` already names another prompt, on line {first}; make ids unique or remove them")]
     SharedId {
         /// The id.
@@ -123,4 +228,14 @@ pub enum Fault {
         /// The line where it was met first, counted from 1.
         first: usize,
     },
+}
+
+impl Fault {
+    /// The kind of reason that it is.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Blank { .. } | Self::NoPrompt | Self::NoResponse | Self::NoField { .. } => Reason::Empty,
+            _ => Reason::Malformed,
+        }
+    }
 }

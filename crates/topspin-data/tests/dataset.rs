@@ -1,9 +1,10 @@
 //! Splits and draws: what a record gets depends on its prompt and the seed alone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use proptest::prelude::*;
-use topspin_data::{DataError, Dataset, Message, Record};
+use topspin_data::{DataError, Dataset, Message, Place, Record};
 
 fn dataset(prompts: &[u16]) -> Dataset {
     let records = prompts
@@ -13,11 +14,14 @@ fn dataset(prompts: &[u16]) -> Dataset {
             id: format!("{i}"),
             messages: vec![Message { role: "user".into(), content: format!("prompt {p}") }],
             response: Some(format!("response {i}")),
+            rejected: None,
             references: Vec::new(),
-            line: i + 1,
+            place: Place { path: Path::new("data.jsonl").into(), line: i + 1 },
+            number: i + 1,
+            weight: 1.0,
         })
         .collect();
-    Dataset { records }
+    Dataset { records, unusable: Vec::new(), lines: prompts.len() }
 }
 
 fn prompts(data: &Dataset) -> HashSet<String> {
@@ -25,7 +29,7 @@ fn prompts(data: &Dataset) -> HashSet<String> {
 }
 
 fn lines(data: &Dataset) -> Vec<usize> {
-    data.records.iter().map(|r| r.line).collect()
+    data.records.iter().map(|r| r.place.line).collect()
 }
 
 #[test]
@@ -105,9 +109,50 @@ proptest! {
     fn repeats_are_counted(all in prop::collection::vec(0u16..20, 1..40)) {
         let data = dataset(&all);
         prop_assert_eq!(data.repeated_prompts(), all.len() - all.iter().collect::<HashSet<_>>().len());
-        prop_assert_eq!(data.duplicates(), 0);
+        prop_assert!(data.duplicates().is_empty());
         let mut twice = data.clone();
         twice.records.extend(data.records);
-        prop_assert_eq!(twice.duplicates(), all.len());
+        prop_assert_eq!(twice.duplicates().len(), all.len());
     }
+
+    /// Whole copies by count, the fraction by a choice that goes by the id: the same in any order, and more for more.
+    #[test]
+    fn a_weight_is_how_often_a_record_is_drawn(n in 1usize..80, weight in 0.05..4.0, more in 0.0..2.0, seed: u64) {
+        let weighted = |weight: f64, reversed: bool| {
+            let mut data = dataset(&(0..n as u16).collect::<Vec<_>>());
+            data.records.iter_mut().for_each(|record| record.weight = weight);
+            if reversed {
+                data.records.reverse();
+            }
+            data.weighted(seed)
+        };
+        let copies = |data: &Dataset| {
+            let mut copies = HashMap::new();
+            data.records.iter().for_each(|record| *copies.entry(record.id.clone()).or_insert(0) += 1);
+            copies
+        };
+        let data = weighted(weight, false);
+        for count in copies(&data).values() {
+            prop_assert!(*count == weight.floor() as usize || *count == weight.ceil() as usize);
+        }
+        let numbers: HashSet<_> = data.records.iter().map(|record| record.number).collect();
+        prop_assert_eq!(numbers.len(), data.len());
+        prop_assert_eq!(copies(&data), copies(&weighted(weight, true)));
+        let larger = copies(&weighted(weight + more, false));
+        for (id, count) in copies(&data) {
+            prop_assert!(larger[&id] >= count);
+        }
+    }
+}
+
+#[test]
+fn half_a_weight_is_about_half_of_the_records_and_depends_on_the_seed() {
+    let half = |seed| {
+        let mut data = dataset(&(0..10_000).collect::<Vec<_>>());
+        data.records.iter_mut().for_each(|record| record.weight = 0.5);
+        lines(&data.weighted(seed))
+    };
+    // Five standard deviations of a binomial.
+    assert!(half(1).len().abs_diff(5_000) < 250, "{}", half(1).len());
+    assert_ne!(half(1), half(2));
 }

@@ -92,7 +92,7 @@ pub enum ModelError {
         /// What the template engine said.
         problem: String,
     },
-    /// A model could not be fetched from the Hugging Face Hub, or is not in its cache.
+    /// A model or a data set could not be fetched from the Hugging Face Hub, or is not in its cache.
     #[error("cannot fetch `{repo}`: {problem}")]
     Hub {
         /// The model as the user named it, with `hf:`.

@@ -1,11 +1,13 @@
-//! Models from the Hugging Face Hub, through its cache.
+//! Models and data sets from the Hugging Face Hub, through its cache.
+
+mod data;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-use hf_hub::repository::RepoTypeModel;
-use hf_hub::{HFClient, HFError, HFRepositorySync};
+use hf_hub::repository::{RepoType, RepoTypeModel};
+use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync};
 use serde_json::Value;
 
 use crate::error::ModelError;
@@ -14,7 +16,7 @@ use crate::tokenizer::read_object;
 /// Called as a file arrives, with its name, the bytes so far and the bytes in all (0 if unknown). It must not block.
 pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
-/// Where models are fetched from and kept.
+/// Where models and data sets are fetched from and kept.
 ///
 /// What is not set here comes from the environment as in `huggingface_hub`: `HF_ENDPOINT`, `HF_TOKEN` (or the login
 /// that is stored), `HF_HUB_CACHE` or `HF_HOME`.
@@ -52,15 +54,21 @@ impl Hub {
     /// All files are of one commit, the one that the revision (by default `main`) names when the first is fetched.
     pub fn fetch(&self, model: &str) -> Result<PathBuf, ModelError> {
         let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
-        let valid = |part: &str| {
-            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            !part.is_empty() && part.chars().all(allowed) && !part.starts_with('.')
-        };
         let (owner, name) = hf_hub::split_id(id);
-        if !(valid(name) && (valid(owner) || !id.contains('/'))) || revision.is_empty() {
+        if !(is_name(name) && (is_name(owner) || !id.contains('/'))) || revision.is_empty() {
             let problem = "a model on the Hub is written `hf:org/name` or `hf:org/name@revision`".into();
             return Err(ModelError::NotAModel { spec: format!("hf:{model}"), problem });
         }
+        self.connect(model, "model", |client| client.model(owner, name))?.all(revision)
+    }
+
+    /// Opens the repository that `spec` names, of the kind `noun`.
+    fn connect<'a, T: RepoType>(
+        &'a self,
+        spec: &'a str,
+        noun: &'static str,
+        open: impl FnOnce(&HFClientSync) -> HFRepositorySync<T>,
+    ) -> Result<Fetch<'a, T>, ModelError> {
         let mut builder = HFClient::builder();
         if let Some(endpoint) = &self.endpoint {
             builder = builder.endpoint(endpoint);
@@ -68,26 +76,35 @@ impl Hub {
         if let Some(cache) = &self.cache {
             builder = builder.cache_dir(cache);
         }
-        let fail = |problem: String| ModelError::Hub { repo: format!("hf:{model}"), problem };
+        let fail = |problem: String| ModelError::Hub { repo: format!("hf:{spec}"), problem };
         let client = builder.build().map_err(|e| fail(e.to_string()))?;
         let endpoint = client.endpoint().to_owned();
         let cache = client.cache_dir().to_owned();
-        let client = hf_hub::HFClientSync::from_inner(client).map_err(|e| fail(e.to_string()))?;
-        let fetch = Fetch { hub: self, model, endpoint, cache, repo: client.model(owner, name) };
-        fetch.all(revision)
+        let client = HFClientSync::from_inner(client).map_err(|e| fail(e.to_string()))?;
+        Ok(Fetch { hub: self, spec, noun, endpoint, cache, repo: open(&client) })
     }
 }
 
-/// One model being fetched.
-struct Fetch<'a> {
-    hub: &'a Hub,
-    model: &'a str,
-    endpoint: String,
-    cache: PathBuf,
-    repo: HFRepositorySync<RepoTypeModel>,
+/// Whether a repository or its owner may be called so.
+fn is_name(part: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !part.is_empty() && part.chars().all(is_allowed) && !part.starts_with('.')
 }
 
-impl Fetch<'_> {
+/// One repository being fetched.
+struct Fetch<'a, T: RepoType> {
+    hub: &'a Hub,
+    /// As the user named it, behind `hf:`.
+    spec: &'a str,
+    /// What it is.
+    noun: &'static str,
+    endpoint: String,
+    cache: PathBuf,
+    repo: HFRepositorySync<T>,
+}
+
+impl Fetch<'_, RepoTypeModel> {
+    /// Fetches a model.
     fn all(&self, revision: &str) -> Result<PathBuf, ModelError> {
         let config = self.file("config.json", revision)?.ok_or_else(|| self.absent("config.json"))?;
         // snapshots/<commit>/config.json
@@ -113,7 +130,9 @@ impl Fetch<'_> {
         }
         Ok(dir)
     }
+}
 
+impl<T: RepoType> Fetch<'_, T> {
     /// A file of a fixed commit, which can be taken from the cache unasked: it never changes.
     fn pinned(&self, name: &str, commit: &str) -> Result<Option<PathBuf>, ModelError> {
         match self.repo.download_file().filename(name).revision(commit).local_files_only(true).send() {
@@ -143,20 +162,24 @@ impl Fetch<'_> {
             format!("`{file}` is not in the cache `{cache}`, and `HF_HUB_OFFLINE` is set; unset it to fetch the file")
         } else {
             format!(
-                "there is no such model at {}, or it has no `{file}`; check the name and the revision",
-                self.endpoint
+                "there is no such {} at {}, or it has no `{file}`; check the name and the revision",
+                self.noun, self.endpoint
             )
         };
-        ModelError::Hub { repo: format!("hf:{}", self.model), problem }
+        self.problem(problem)
+    }
+
+    fn problem(&self, problem: String) -> ModelError {
+        ModelError::Hub { repo: format!("hf:{}", self.spec), problem }
     }
 
     fn fail(&self, error: HFError) -> ModelError {
         let endpoint = &self.endpoint;
         let problem = match error {
-            HFError::AuthRequired { .. } => {
-                "there is no such model, or it asks for a login; check the name, and set `HF_TOKEN` if it is private"
-                    .into()
-            }
+            HFError::AuthRequired { .. } => format!(
+                "there is no such {}, or it asks for a login; check the name, and set `HF_TOKEN` if it is private",
+                self.noun
+            ),
             HFError::Forbidden { .. } => {
                 "access to it is restricted; accept its terms on its page, and set `HF_TOKEN` to a token that may read"
                     .into()
@@ -168,7 +191,7 @@ impl Fetch<'_> {
             HFError::Io(e) => format!("the cache `{}` cannot be used: {e}", self.cache.display()),
             other => other.to_string(),
         };
-        ModelError::Hub { repo: format!("hf:{}", self.model), problem }
+        self.problem(problem)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, chat, completions, eval, generate, inspect, quickstart, run, score, sft};
+use crate::commands::{bench, chat, completions, data, eval, generate, inspect, quickstart, run, score, sft};
 use crate::log::LogFlags;
 
 /// Fine-tunes language models by self-play (SPIN): the model answers your prompts, then learns to prefer the answers in
@@ -22,14 +22,14 @@ const EXAMPLES: &str = "\
 Examples:
   topspin quickstart                                             See it at work in a minute
   topspin run game.toml --set data.train=train.jsonl             Play the game on your data
-  topspin inspect train.jsonl                                    What is in this file?
+  topspin data inspect train.jsonl                               What is in this file?
   topspin generate --model M --input p.jsonl --output out.jsonl  An answer to each prompt
   topspin score --model M --input pairs.jsonl --output s.jsonl   How likely are these answers?
   topspin eval --model M --data test.jsonl                       How good is the model?
   topspin chat --model M                                         Talk to it
 
 A model is a Hugging Face folder, a GGUF file, or `hf:ORG/NAME` from the Hugging Face Hub.
-A data file holds a JSON object on each line: `prompt` (or `messages`) and `response`.
+A data file is JSON lines, JSON, CSV, TSV or Parquet: `prompt` (or `messages`) and `response`.
 `topspin COMMAND --help` explains a command's flags and their defaults.";
 
 /// The commands; each says itself what it does.
@@ -43,6 +43,7 @@ pub enum Command {
     Eval(eval::Args),
     Chat(chat::Args),
     Inspect(inspect::Args),
+    Data(data::Args),
     Bench(bench::Args),
     Completions(completions::Args),
     /// Print docs/reference.md

@@ -46,6 +46,11 @@ pub fn say(model: &str, parameters: usize, precision: Precision) {
 
 /// Finds a model, fetching it if need be, and reads all of it but the weights.
 pub fn open(spec: &str) -> anyhow::Result<ModelFiles> {
+    Ok(ModelFiles::open(&with_hub(|hub| ModelSource::resolve_with(spec, hub))?)?)
+}
+
+/// Does something that may fetch from the Hub, with a bar for each file that arrives.
+pub fn with_hub<T>(fetch: impl FnOnce(&Hub) -> T) -> T {
     let bar = ProgressBar::hidden();
     let shown = bar.clone();
     let report = move |file: &str, done: u64, all: u64| {
@@ -58,10 +63,9 @@ pub fn open(spec: &str) -> anyhow::Result<ModelFiles> {
         shown.set_length(all.max(done));
         shown.set_position(done);
     };
-    let hub = Hub { progress: Some(Arc::new(report)), ..Hub::from_env() };
-    let source = ModelSource::resolve_with(spec, &hub);
+    let fetched = fetch(&Hub { progress: Some(Arc::new(report)), ..Hub::from_env() });
     bar.finish_and_clear();
-    Ok(ModelFiles::open(&source?)?)
+    fetched
 }
 
 /// Sets the number of threads and chooses the precision of products.

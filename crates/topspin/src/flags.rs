@@ -46,14 +46,16 @@ pub enum Dtype {
     Bf16,
 }
 
-/// Lines of JSON in and out.
+/// Records in, lines of JSON out.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Files")]
 pub struct FileFlags {
-    /// Lines of JSON to read; `-` is stdin
+    /// Records to read: JSON lines, or what else the name ends with; `-` is stdin
+    ///
+    /// `.json`, `.csv`, `.tsv` and `.parquet` are read too, and `.gz` and `.zst` behind all but the last.
     #[arg(short, long, value_name = "FILE")]
     pub input: PathBuf,
-    /// Where to write, in the order of the input; `-` is stdout
+    /// Where to write lines of JSON, in the order of the input; `-` is stdout
     ///
     /// A file is written when all is done, whole or not at all.
     #[arg(short, long, value_name = "FILE", default_value = "-")]

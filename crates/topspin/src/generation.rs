@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use topspin_data::Fields;
 use topspin_model::dialect::Dialect;
 use topspin_rollout::{Completion, Engine, EngineSettings, Event, Finish, Request, SampleKey, Sampling, Task};
 use tracing::info;
@@ -33,7 +33,7 @@ pub const KEYS: [&str; 5] = ["response", "token_ids", "logprobs", "finish_reason
 #[derive(Serialize)]
 pub struct Generated {
     #[serde(flatten)]
-    object: Map<String, Value>,
+    fields: Fields,
     /// The text.
     pub response: String,
     token_ids: Vec<u32>,
@@ -48,7 +48,7 @@ impl Generated {
     /// The response to `line`; `sample` is its number where a prompt has several.
     pub fn new(line: &Line, completion: Completion, sample: Option<usize>, dialect: &Dialect) -> Self {
         Self {
-            object: line.object_without(&KEYS),
+            fields: line.fields_without(&KEYS),
             response: dialect.decode_response(&completion.token_ids),
             finish_reason: finish_name(completion.finish),
             token_ids: completion.token_ids,

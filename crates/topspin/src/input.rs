@@ -1,61 +1,53 @@
-//! Lines of JSON as the commands read them: the object itself, which goes into the output again, and the record that
-//! it holds.
+//! Records as the commands read them: the fields of a line or a row, which go into the output again, and the record that
+//! they hold.
 
 use std::collections::HashMap;
-use std::io::{Read, stdin};
 use std::path::Path;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use serde::Deserialize;
-use serde_json::{Map, Value};
-use topspin_data::{DataError, Fault, Need, Record};
+use topspin_data::{DataError, Fault, Fields, Need, Options, Record};
 use topspin_game::tree::TokenTree;
 use topspin_model::chat::Message;
 use topspin_model::dialect::Dialect;
 
 /// One record of an input file.
 pub struct Line {
-    /// The object as it stands in the file.
-    pub object: Map<String, Value>,
-    /// What it says.
+    /// The fields as they stand in the file.
+    pub fields: Fields,
+    /// What they say.
     pub record: Record,
     /// Token ids of the prompt.
     pub prompt: Vec<u32>,
 }
 
-/// Reads all records of a file, or of stdin for `-`, and tokenizes their prompts.
+/// Reads the first `limit` records of a file, or of stdin for `-`, and tokenizes their prompts.
 pub fn read(path: &Path, need: Need, limit: Option<usize>, dialect: &Dialect) -> anyhow::Result<Vec<Line>> {
-    let bytes = if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        stdin().lock().read_to_end(&mut bytes).context("cannot read stdin")?;
-        bytes
-    } else {
-        topspin_files::read(path)?
+    let options = Options::new(need);
+    let line = |found: Result<_, DataError>| {
+        let (fields, record) = found?;
+        let prompt = dialect.encode_prompt(&messages(&record)).map_err(|e| at(&record, e))?;
+        Ok(Line { fields, record, prompt })
     };
-    let records = topspin_data::parse_records(&bytes[..], path, need)?.records;
-    // Once more for the fields that a record does not hold: they belong into the output.
-    let lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
-    let line = |record: Record| {
-        let line = lines[record.line - 1];
-        let object = serde_json::from_slice(line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line))?;
-        let messages: Vec<Message> = record.messages.iter().map(|m| Message::new(&m.role, &m.content)).collect();
-        let prompt = dialect.encode_prompt(&messages).map_err(|e| at(path, &record, e))?;
-        Ok(Line { object, record, prompt })
-    };
-    records.into_iter().take(limit.unwrap_or(usize::MAX)).map(line).collect()
+    topspin_data::records(path, &options)?.take(limit.unwrap_or(usize::MAX)).map(line).collect()
+}
+
+/// A record's prompt, as a chat template takes it.
+pub fn messages(record: &Record) -> Vec<Message> {
+    record.messages.iter().map(|message| Message::new(&message.role, &message.content)).collect()
 }
 
 /// An error about a record, with its place.
-pub fn at(path: &Path, record: &Record, problem: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("`{}`, line {}: {problem}", path.display(), record.line)
+pub fn at(record: &Record, problem: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("{}: {problem}", record.place)
 }
 
 impl Line {
     /// Checks that the prompt leaves room for a response.
-    pub fn check_prompt(&self, path: &Path, context: usize) -> anyhow::Result<()> {
+    pub fn check_prompt(&self, context: usize) -> anyhow::Result<()> {
         let tokens = self.prompt.len();
         match tokens {
-            0 => Err(at(path, &self.record, "the prompt has no tokens; give it some text")),
+            0 => Err(at(&self.record, "the prompt has no tokens; give it some text")),
             _ if tokens < context => Ok(()),
             _ => {
                 let most = context - 1;
@@ -63,7 +55,7 @@ impl Line {
                     "the prompt has {tokens} tokens, which leaves no room for a response in the model's context of \
                      {context}; shorten it to {most} tokens or fewer"
                 );
-                Err(at(path, &self.record, problem))
+                Err(at(&self.record, problem))
             }
         }
     }
@@ -72,32 +64,32 @@ impl Line {
     ///
     /// Where the line has `token_ids` that spell its response, as a line that `topspin generate` wrote does, they are
     /// taken: encoding the text again may give others.
-    pub fn response(&self, path: &Path, dialect: &Dialect, context: usize) -> anyhow::Result<Vec<u32>> {
-        let text = self.record.response.as_ref().ok_or_else(|| self.no_response(path))?;
-        let generated = self.object.get("token_ids").and_then(|ids| Vec::<u32>::deserialize(ids).ok());
+    pub fn response(&self, dialect: &Dialect, context: usize) -> anyhow::Result<Vec<u32>> {
+        let text = self.record.response.as_ref().ok_or_else(|| self.no_response())?;
+        let generated = self.fields.get("token_ids").and_then(|ids| Vec::<u32>::deserialize(ids).ok());
         let vocabulary = dialect.tokenizer().vocab_size();
         let spells = |ids: &Vec<u32>| {
             !ids.is_empty() && ids.iter().all(|&id| (id as usize) < vocabulary) && dialect.decode_response(ids) == *text
         };
         match generated.filter(spells) {
-            Some(ids) => self.check_response(path, context, ids),
-            None => self.encode(path, dialect, context, text),
+            Some(ids) => self.check_response(context, ids),
+            None => self.encode(dialect, context, text),
         }
     }
 
     /// The error of a line that needs a response and has none.
-    pub fn no_response(&self, path: &Path) -> anyhow::Error {
-        DataError::Record { path: path.into(), line: self.record.line, fault: Fault::NoResponse }.into()
+    pub fn no_response(&self) -> anyhow::Error {
+        DataError::Record { place: self.record.place.clone(), fault: Fault::NoResponse }.into()
     }
 
     /// The tokens of a text as a response, checked to fit into the context behind the prompt.
-    pub fn encode(&self, path: &Path, dialect: &Dialect, context: usize, text: &str) -> anyhow::Result<Vec<u32>> {
-        let ids = dialect.encode_response(text).map_err(|e| at(path, &self.record, e))?;
-        self.check_response(path, context, ids)
+    pub fn encode(&self, dialect: &Dialect, context: usize, text: &str) -> anyhow::Result<Vec<u32>> {
+        let ids = dialect.encode_response(text).map_err(|e| at(&self.record, e))?;
+        self.check_response(context, ids)
     }
 
-    fn check_response(&self, path: &Path, context: usize, ids: Vec<u32>) -> anyhow::Result<Vec<u32>> {
-        self.check_prompt(path, context)?;
+    fn check_response(&self, context: usize, ids: Vec<u32>) -> anyhow::Result<Vec<u32>> {
+        self.check_prompt(context)?;
         let (prompt, response) = (self.prompt.len(), ids.len());
         // The last token is predicted, but not fed.
         if prompt + response <= context + 1 {
@@ -107,7 +99,7 @@ impl Line {
             "prompt and response have {prompt} + {response} tokens, more than the model's context of {context}; shorten \
              one of them"
         );
-        Err(at(path, &self.record, problem))
+        Err(at(&self.record, problem))
     }
 
     /// The prompt with some responses.
@@ -115,13 +107,13 @@ impl Line {
         TokenTree { prompt_id: &self.record.id, prompt: &self.prompt, responses }
     }
 
-    /// The object without the keys that the output sets.
-    pub fn object_without(&self, keys: &[&str]) -> Map<String, Value> {
-        let mut object = self.object.clone();
+    /// The fields without those that the output sets.
+    pub fn fields_without(&self, keys: &[&str]) -> Fields {
+        let mut fields = self.fields.clone();
         keys.iter().for_each(|key| {
-            object.shift_remove(*key);
+            fields.shift_remove(*key);
         });
-        object
+        fields
     }
 }
 

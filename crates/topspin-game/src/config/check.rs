@@ -7,17 +7,33 @@ use toml::Value;
 use super::{Config, ConfigError};
 use crate::schedule::PerIteration;
 
+/// Largest weight of a source: a copy of a record takes as much memory as the record.
+const MAX_WEIGHT: f64 = 100.0;
+
 impl Config {
     /// Whether every value is in its range and every list fits the number of iterations.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self { model, data, sft, game, rollout, train, eval, output } = self;
-        for (key, value) in [("model.path", &model.path), ("data.train", &data.train), ("output.dir", &output.dir)] {
-            if value.is_empty() {
-                return Err(ConfigError::Missing { key: key.into() });
-            }
+        let is_missing = [
+            ("model.path", model.path.is_empty()),
+            ("data.train", data.train.is_empty()),
+            ("output.dir", output.dir.is_empty()),
+        ];
+        if let Some((key, _)) = is_missing.iter().find(|(_, is_missing)| *is_missing) {
+            return Err(ConfigError::Missing { key: (*key).into() });
         }
 
         self.lengths()?;
+        for source in data.train.to_vec() {
+            if !(source.weight > 0.0 && source.weight <= MAX_WEIGHT) {
+                return range("data.train.weight", source.weight, &format!("above 0, and {MAX_WEIGHT} at most"));
+            }
+        }
+        if let Some(field) = data.columns.keys().find(|field| !topspin_data::is_field(field)) {
+            let allowed = "a table whose keys are fields of a record, such as `prompt` and `response`";
+            return range("data.columns", Value::from(field.as_str()), allowed);
+        }
+        share("data.max_unusable", data.max_unusable)?;
         above_zero_below_one("data.test_share", data.test_share)?;
 
         at_least_one("sft.epochs", sft.epochs)?;

@@ -7,12 +7,17 @@
 mod check;
 mod error;
 mod load;
+mod sources;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use topspin_data::RecordShape;
 
 pub use error::ConfigError;
+pub use sources::{Part, Sources, fetch};
 
 use crate::objective::Objective;
 use crate::schedule::{PerIteration, Shape};
@@ -51,11 +56,24 @@ pub struct Model {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
-    /// The file of training records. Required.
-    pub train: String,
-    /// The file of records to evaluate on. Empty: a share of `train`, chosen by the hash of the prompt, so that no
+    /// Training records: a file, a pattern such as `"data/*.jsonl"`, or a list of them. JSON lines, JSON, CSV, TSV, each also
+    /// compressed (`.gz`, `.zst`), and Parquet, as the name ends; or `hf:org/name` on the Hub (docs/data.md). An item of the list may be a table `{ path = "a.jsonl",
+    /// weight = 2.0 }`: its records are drawn twice in an epoch, at 0.5 half of them once, the half that a hash of the
+    /// record's id and `game.seed` name. Required.
+    pub train: Sources,
+    /// Records to evaluate on, a file, a pattern or `hf:org/name/PATTERN`. Empty: a share of `train`, chosen by the hash of the prompt, so that no
     /// prompt stands on both sides and the choice survives a reordered file.
     pub test: String,
+    /// The shape of the records. Auto, as nearly all collections show theirs by their fields; name it where a record has
+    /// those of two.
+    pub shape: RecordShape,
+    /// Columns that are called otherwise than the fields of the shape: `columns = { prompt = "frage", response =
+    /// "antwort" }`. None.
+    pub columns: BTreeMap<String, String>,
+    /// Share of the records that may be unusable: malformed, without a prompt or a response, or longer than the model's
+    /// context. They are left out, counted by reason, and named in `skipped.jsonl`. 0: the first one is an error, since a
+    /// record that is dropped changes what a model learns.
+    pub max_unusable: f64,
     /// The share of prompts that is held out when `test` is empty. A twentieth: enough to see a change on a few
     /// thousand records, little enough to spare.
     pub test_share: f64,
@@ -75,8 +93,11 @@ pub struct Data {
 impl Default for Data {
     fn default() -> Self {
         Self {
-            train: String::new(),
+            train: Sources::default(),
             test: String::new(),
+            shape: RecordShape::Auto,
+            columns: BTreeMap::new(),
+            max_unusable: 0.0,
             test_share: 0.05,
             prompts: PerIteration::One(0),
             fresh: true,

@@ -37,7 +37,9 @@ fn every_default_is_spelled_out() {
     let text = Config::default().to_toml();
     for (key, _) in Config::default().entries() {
         let (_, name) = key.split_once('.').unwrap();
-        assert!(text.lines().any(|line| line.starts_with(&format!("{name} = "))), "{key}");
+        // A table that is empty has a heading of its own.
+        let heading = format!("[{key}]");
+        assert!(text.lines().any(|line| line == heading || line.starts_with(&format!("{name} = "))), "{key}");
     }
     assert_eq!(parse(&text, &[]).unwrap(), Config::default());
 }
@@ -120,6 +122,13 @@ fn values_out_of_range_are_named() {
         ("sft.warmup=1.1", "`sft.warmup` is 1.1, but must be between 0 and 1"),
         ("rollout.top_p=0", "`rollout.top_p` is 0, but must be above 0, and 1 at most"),
         ("data.test_share=1", "`data.test_share` is 1, but must be above 0 and below 1"),
+        ("data.max_unusable=1.5", "`data.max_unusable` is 1.5, but must be between 0 and 1"),
+        ("data.train=[{path='a', weight=0}]", "`data.train.weight` is 0, but must be above 0, and 100 at most"),
+        (
+            "data.columns={promt='frage'}",
+            "`data.columns` is \"promt\", but must be a table whose keys are fields of a record, such as `prompt` and \
+             `response`",
+        ),
         ("game.samples=[1, 0, 1]", "`game.samples` is 0, but must be 1 or more"),
         ("train.batch_tokens=0", "`train.batch_tokens` is 0, but must be 1 or more"),
     ] {
@@ -157,13 +166,33 @@ fn lists_have_a_value_for_each_iteration() {
 }
 
 #[test]
+fn training_data_is_one_file_or_several_with_weights() {
+    let sources = |text: &str| parse(text, &[]).unwrap().data.train.to_vec();
+    let source = |spec: &str, weight| topspin_data::Source { spec: spec.into(), weight };
+    assert_eq!(sources("[data]\ntrain = 'a'"), [source("a", 1.0)]);
+    let mixed = [source("a*", 1.0), source("b", 2.0), source("c", 0.5)];
+    assert_eq!(sources("[data]\ntrain = ['a*', { path = 'b', weight = 2 }, { path = 'c', weight = 0.5 }]"), mixed);
+    let tables = "[[data.train]]\npath = 'b'\nweight = 2\n[[data.train]]\npath = 'c'\nweight = 0.5\n";
+    assert_eq!(sources(tables), mixed[1..]);
+    for text in ["train = 3", "train = [3]", "train = [{ path = 'a', wait = 2 }]", "train = [{ weight = 2 }]"] {
+        let error = error(&format!("[data]\n{text}"), &[]);
+        let expected = "`data.train` in `c.toml`, line 2: expected a path, or a list of paths and of tables";
+        assert!(error.starts_with(expected), "{error}");
+    }
+    for none in ["''", "[]", "['a', '']"] {
+        let config = parse("", &["model.path=m", "output.dir=o", &format!("data.train={none}")]).unwrap();
+        assert!(matches!(config.check(), Err(ConfigError::Missing { key }) if key == "data.train"), "{none}");
+    }
+}
+
+#[test]
 fn the_command_line_comes_last_and_needs_no_quotes() {
     let config = parse(
         "[data]\ntrain = 'a'\n[game]\nseed = 1",
         &["data.train=some folder/b.jsonl", "game.seed = 2", "game.seed=3", "eval.scorer=['python3', 'x.py']"],
     );
     let config = config.unwrap();
-    assert_eq!((config.data.train.as_str(), config.game.seed), ("some folder/b.jsonl", 3));
+    assert_eq!((config.data.train, config.game.seed), ("some folder/b.jsonl".into(), 3));
     assert_eq!(config.eval.scorer, ["python3", "x.py"]);
 }
 
@@ -197,6 +226,11 @@ proptest! {
         config.eval.scorer = vec![path];
         (config.train.batch_pairs, config.eval.prompts) = (sizes[0], sizes[1]);
         config.data.prompts = PerIteration::Each(sizes);
+        config.data.columns = BTreeMap::from([("prompt".into(), config.model.path.clone())]);
+        let weighted = Part::Weighted { path: config.model.path.clone(), weight: lr };
+        config.data.train = Sources::Several(vec![weighted.clone(), Part::Path("a".into()), weighted.clone()]);
+        prop_assert_eq!(&parse(&config.to_toml(), &[]).unwrap(), &config);
+        config.data.train = Sources::Several(vec![weighted]);
         prop_assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config);
     }
 }

@@ -106,7 +106,7 @@ pub fn config(dir: &Path, seed: u64) -> Config {
     let places = Places::of(dir);
     let mut config = Config::default();
     config.model.path = text(&places.model);
-    config.data.train = text(&places.train);
+    config.data.train = text(&places.train).into();
     config.data.test = text(&places.test);
     config.sft.epochs = 3;
     config.sft.lr = 5e-4;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use topspin_data::DataError;
+use topspin_data::{DataError, Place};
 use topspin_eval::EvalError;
 use topspin_files::FileError;
 use topspin_model::error::ModelError;
@@ -55,14 +55,29 @@ pub enum RunError {
     #[error(transparent)]
     Eval(#[from] EvalError),
     /// A record whose text does not fit the model.
-    #[error("`{}`, line {line}: {problem}", path.display())]
+    #[error("{place}: {problem}")]
     Record {
-        /// The data file.
-        path: PathBuf,
-        /// Its line, from 1.
-        line: usize,
+        /// Where it stands.
+        place: Place,
         /// What is wrong, and what would mend it.
         problem: String,
+    },
+    /// More records cannot be used than the settings allow.
+    #[error(
+        "{unusable} of {read} records cannot be used ({reasons}), more than `data.max_unusable` = {most} allows; mend them, \
+         or raise it; the first is {first}"
+    )]
+    Unusable {
+        /// Records that cannot be used.
+        unusable: usize,
+        /// All records.
+        read: usize,
+        /// Counts by reason.
+        reasons: String,
+        /// The share that is allowed.
+        most: f64,
+        /// Where the first one stands, and what is wrong with it.
+        first: String,
     },
     /// Nothing is left to train or evaluate on.
     #[error("{what}; {mend}")]

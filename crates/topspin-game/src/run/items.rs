@@ -1,16 +1,20 @@
 //! The records of a run as tokens: which train, which evaluate, and who takes which share.
 
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use serde::Serialize;
-use topspin_data::{Dataset, Need, Record, read_records};
+use topspin_data::{Dataset, Need, Options, Place, Reason, Record, Source, Unusable};
 use topspin_model::chat::Message;
 use topspin_model::config::DecoderConfig;
 use topspin_model::dialect::Dialect;
+use topspin_model::error::ModelError;
+use topspin_model::hub::Hub;
 use topspin_rollout::Finish;
 
 use super::RunError;
-use crate::config::Config;
+use super::manifest::Records;
+use crate::config::{Config, Data, fetch};
 use crate::pair::Example;
 
 /// Seed of the held-out share and of the test records drawn: not the run's, so that runs with other seeds are evaluated
@@ -20,7 +24,8 @@ const TEST_SEED: u64 = 0;
 /// A record with a response, as tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// Its line in the data file: its number in random draws and in `rollouts.jsonl`.
+    /// The record's number, its line where there is one data file: so it is called in `rollouts.jsonl`, and random draws
+    /// go by it.
     pub line: usize,
     /// The record's id.
     pub id: String,
@@ -40,9 +45,9 @@ impl Item {
 }
 
 /// A record to evaluate on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TestItem {
-    /// Its line in the data file.
+    /// The record's number, as an [`Item`]'s.
     pub line: usize,
     /// The record.
     pub record: Record,
@@ -54,15 +59,30 @@ pub struct TestItem {
     pub good_tokens: Vec<Vec<u32>>,
 }
 
-/// A record that was left out, as `skipped.jsonl` names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Skipped {
-    /// The data file.
-    pub file: PathBuf,
-    /// Its line, from 1.
-    pub line: usize,
-    /// Tokens of its prompt, more than `data.max_prompt_tokens`.
-    pub prompt_tokens: usize,
+/// A line of `skipped.jsonl`: a record that was left out.
+#[derive(Serialize)]
+struct Skipped<'a> {
+    file: &'a Path,
+    line: usize,
+    reason: Reason,
+    problem: &'a str,
+}
+
+/// Where a run's records are, on this machine.
+pub struct DataFiles {
+    /// Those to train on.
+    pub train: Vec<Source>,
+    /// Those to evaluate on; none, where a share of the others is held out.
+    pub test: Vec<Source>,
+}
+
+impl DataFiles {
+    /// What `config` names, fetched if it is on the Hub.
+    pub fn find(config: &Config) -> Result<Self, RunError> {
+        let (data, hub) = (&config.data, Hub::from_env());
+        let test = if data.test.is_empty() { Vec::new() } else { vec![Source::new(&data.test)] };
+        Ok(Self { train: fetch(data.train.to_vec(), &hub)?, test: fetch(test, &hub)? })
+    }
 }
 
 /// All records of a run.
@@ -72,46 +92,64 @@ pub struct Items {
     pub train: Vec<Item>,
     /// To evaluate on.
     pub test: Vec<TestItem>,
-    /// Left out.
-    pub skipped: Vec<Skipped>,
+    /// How many there are of what.
+    pub records: Records,
+    /// Those that cannot be used.
+    unusable: Vec<Unusable>,
+    /// Those whose prompt is longer than `data.max_prompt_tokens`.
+    too_long: Vec<Unusable>,
 }
 
 impl Items {
     /// Reads and encodes the records that `config` names.
-    pub fn load(config: &Config, decoder: &DecoderConfig, dialect: &Dialect) -> Result<Self, RunError> {
+    pub fn load(
+        config: &Config,
+        files: &DataFiles,
+        decoder: &DecoderConfig,
+        dialect: &Dialect,
+    ) -> Result<Self, RunError> {
         let data = &config.data;
-        let train_path = Path::new(&data.train);
-        let train = read_records(train_path, Need::Response)?;
-        let (test, train, test_path) = if data.test.is_empty() {
-            let (held, rest) = train.split_by_hash(data.test_share, TEST_SEED)?;
-            (held, rest, train_path)
+        let train = read(data, &files.train, Need::Response)?;
+        let mut records = Records { read: found(&train), duplicates: train.duplicates().len(), ..Records::default() };
+        let (test, train) = if files.test.is_empty() {
+            train.split_by_hash(data.test_share, TEST_SEED)?
         } else {
-            let path = Path::new(&data.test);
-            (read_records(path, Need::Prompt)?, train, path)
+            let test = read(data, &files.test, Need::Prompt)?;
+            records.read += found(&test);
+            (test, train)
         };
+        let mut encoder = Encoder::new(config, decoder, dialect);
+        encoder.unusable.extend(train.unusable.iter().chain(&test.unusable).cloned());
         let test = match config.eval.prompts {
             0 => test,
             most if most >= test.len() => test,
             most => test.sample(most, TEST_SEED)?,
         };
+        let seed = config.game.seed;
+        let train = encoder.encode_all(train.weighted(seed).shuffle(seed), Encoder::item)?;
+        let test = encoder.encode_all(test, Encoder::test_item)?;
 
-        let response_limit = match data.max_response_tokens {
-            0 => config.rollout.max_new_tokens,
-            most => most,
-        };
-        let encoder =
-            Encoder { dialect, context: decoder.max_positions, prompt_limit: data.max_prompt_tokens, response_limit };
-        let mut skipped = Vec::new();
-        let train = encoder.encode_all(train.shuffle(config.game.seed), train_path, &mut skipped, Encoder::item)?;
-        let test = encoder.encode_all(test, test_path, &mut skipped, Encoder::test_item)?;
-        for (what, left) in [("train", train.len()), ("evaluate", test.len())] {
-            if left == 0 {
-                let what = format!("no record is left to {what} on");
-                let mend = "add records, raise `data.max_prompt_tokens`, or change `data.test_share`".into();
-                return Err(RunError::NoRecords { what, mend });
-            }
+        let Encoder { unusable, too_long, .. } = encoder;
+        records.train = train.len();
+        records.test = test.len();
+        records.cut = train.iter().filter(|item| item.finish == Finish::Length).count();
+        records.too_long = too_long.len();
+        for bad in &unusable {
+            *records.unusable.entry(bad.reason.to_string()).or_default() += 1;
         }
-        Ok(Self { train, test, skipped })
+        check_share(&unusable, &records, data.max_unusable)?;
+        check_any_left(&records)?;
+        Ok(Self { train, test, records, unusable, too_long })
+    }
+
+    /// The lines of `skipped.jsonl`.
+    pub fn skipped(&self) -> impl Iterator<Item = impl Serialize + '_> {
+        self.unusable.iter().chain(&self.too_long).map(|Unusable { place, reason, problem }| Skipped {
+            file: &place.path,
+            line: place.line,
+            reason: *reason,
+            problem,
+        })
     }
 
     /// The records that iteration `iteration` (from 1) plays on.
@@ -131,6 +169,48 @@ impl Items {
     }
 }
 
+/// The records of `sources`, as the settings say that they are to be read.
+fn read(data: &Data, sources: &[Source], need: Need) -> Result<Dataset, RunError> {
+    let options = Options { need, shape: data.shape, columns: data.columns.clone(), tolerant: data.max_unusable > 0.0 };
+    Ok(topspin_data::read(sources, &options)?)
+}
+
+/// Records that a dataset had before any was passed over.
+fn found(dataset: &Dataset) -> usize {
+    dataset.len() + dataset.unusable.len()
+}
+
+/// Whether no more records than `most`, a share of all, cannot be used.
+fn check_share(unusable: &[Unusable], records: &Records, most: f64) -> Result<(), RunError> {
+    let Some(first) = unusable.first() else { return Ok(()) };
+    if unusable.len() as f64 <= most * records.read as f64 {
+        return Ok(());
+    }
+    Err(RunError::Unusable {
+        unusable: unusable.len(),
+        read: records.read,
+        reasons: by_reason(&records.unusable),
+        most,
+        first: format!("{}: {}", first.place, first.problem),
+    })
+}
+
+/// Whether there is something to train on and something to evaluate on.
+fn check_any_left(records: &Records) -> Result<(), RunError> {
+    let what = match (records.train, records.test) {
+        (0, _) => "train",
+        (_, 0) => "evaluate",
+        _ => return Ok(()),
+    };
+    let mend = "add records, raise `data.max_prompt_tokens`, or change `data.test_share`".into();
+    Err(RunError::NoRecords { what: format!("no record is left to {what} on"), mend })
+}
+
+/// Counts by reason, in words.
+pub fn by_reason(counts: &BTreeMap<String, usize>) -> String {
+    counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
+}
+
 /// From records to tokens.
 struct Encoder<'a> {
     dialect: &'a Dialect,
@@ -138,47 +218,101 @@ struct Encoder<'a> {
     /// 0: none but the context.
     prompt_limit: usize,
     response_limit: usize,
+    /// Whether a record that cannot be used is left out; else it is an error.
+    tolerant: bool,
+    unusable: Vec<Unusable>,
+    too_long: Vec<Unusable>,
+    /// Where the records stand that were left out here: of several copies, one is told.
+    left_out: HashSet<Place>,
 }
 
-impl Encoder<'_> {
+/// Why a record is not encoded, in a sentence.
+enum Problem {
+    /// It cannot be used.
+    Unusable(Reason, String),
+    /// The settings leave it out.
+    TooLong(String),
+}
+
+/// A text that the model cannot read.
+fn malformed(error: ModelError) -> Problem {
+    Problem::Unusable(Reason::Malformed, error.to_string())
+}
+
+impl<'a> Encoder<'a> {
+    fn new(config: &Config, decoder: &DecoderConfig, dialect: &'a Dialect) -> Self {
+        let response_limit = match config.data.max_response_tokens {
+            0 => config.rollout.max_new_tokens,
+            most => most,
+        };
+        Self {
+            dialect,
+            context: decoder.max_positions,
+            prompt_limit: config.data.max_prompt_tokens,
+            response_limit,
+            tolerant: config.data.max_unusable > 0.0,
+            unusable: Vec::new(),
+            too_long: Vec::new(),
+            left_out: HashSet::new(),
+        }
+    }
+
     fn encode_all<T>(
-        &self,
+        &mut self,
         records: Dataset,
-        path: &Path,
-        skipped: &mut Vec<Skipped>,
-        encode: impl Fn(&Self, Record, Vec<u32>) -> Result<T, String>,
+        encode: impl Fn(&Self, Record, Vec<u32>) -> Result<T, Problem>,
     ) -> Result<Vec<T>, RunError> {
         let mut items = Vec::with_capacity(records.len());
         for record in records.records {
-            let line = record.line;
-            let fail = |problem| RunError::Record { path: path.into(), line, problem };
-            let prompt = self.prompt(&record).map_err(fail)?;
-            if self.prompt_limit > 0 && prompt.len() > self.prompt_limit {
-                skipped.push(Skipped { file: path.into(), line, prompt_tokens: prompt.len() });
-            } else if prompt.len() >= self.context {
-                return Err(fail(format!(
-                    "the prompt has {} tokens, which leaves no room for a response in the model's context of {}; shorten \
-                     it, or set `data.max_prompt_tokens` to leave such records out",
-                    prompt.len(),
-                    self.context
-                )));
-            } else {
-                items.push(encode(self, record, prompt).map_err(fail)?);
+            let place = record.place.clone();
+            let prompt = self.prompt(&record).and_then(|prompt| self.check_length(prompt));
+            match prompt.and_then(|prompt| encode(self, record, prompt)) {
+                Ok(item) => items.push(item),
+                Err(Problem::Unusable(_, problem)) if !self.tolerant => {
+                    return Err(RunError::Record { place, problem });
+                }
+                Err(problem) if self.left_out.insert(place.clone()) => match problem {
+                    Problem::Unusable(reason, problem) => self.unusable.push(Unusable { place, reason, problem }),
+                    Problem::TooLong(problem) => {
+                        self.too_long.push(Unusable { place, reason: Reason::TooLong, problem });
+                    }
+                },
+                Err(_) => {}
             }
         }
         Ok(items)
     }
 
-    fn prompt(&self, record: &Record) -> Result<Vec<u32>, String> {
+    /// A prompt is within the limit, and leaves room for a response.
+    fn check_length(&self, prompt: Vec<u32>) -> Result<Vec<u32>, Problem> {
+        let (tokens, context) = (prompt.len(), self.context);
+        if self.prompt_limit > 0 && tokens > self.prompt_limit {
+            let problem = format!("the prompt has {tokens} tokens, more than `data.max_prompt_tokens`");
+            return Err(Problem::TooLong(problem));
+        }
+        if tokens < context {
+            return Ok(prompt);
+        }
+        let problem = format!(
+            "the prompt has {tokens} tokens, which leaves no room for a response in the model's context of {context}; \
+             shorten it, or set `data.max_prompt_tokens` to leave such records out"
+        );
+        Err(Problem::Unusable(Reason::TooLong, problem))
+    }
+
+    fn prompt(&self, record: &Record) -> Result<Vec<u32>, Problem> {
         let messages: Vec<_> =
             record.messages.iter().map(|m| Message::new(m.role.as_str(), m.content.as_str())).collect();
-        let tokens = self.dialect.encode_prompt(&messages).map_err(|e| e.to_string())?;
-        if tokens.is_empty() { Err("the prompt has no tokens; fill it in".into()) } else { Ok(tokens) }
+        let tokens = self.dialect.encode_prompt(&messages).map_err(malformed)?;
+        if tokens.is_empty() {
+            return Err(Problem::Unusable(Reason::Empty, "the prompt has no tokens; fill it in".into()));
+        }
+        Ok(tokens)
     }
 
     /// Tokens of a good response, cut where generated ones are, and whether it was.
-    fn response(&self, text: &str, prompt: &[u32]) -> Result<(Vec<u32>, Finish), String> {
-        let mut tokens = self.dialect.encode_response(text).map_err(|e| e.to_string())?;
+    fn response(&self, text: &str, prompt: &[u32]) -> Result<(Vec<u32>, Finish), Problem> {
+        let mut tokens = self.dialect.encode_response(text).map_err(malformed)?;
         let limit = self.response_limit.min(self.context - prompt.len());
         let finish = if tokens.len() > limit { Finish::Length } else { Finish::Stop };
         // Without an end-of-turn token: it did not end there.
@@ -186,13 +320,13 @@ impl Encoder<'_> {
         Ok((tokens, finish))
     }
 
-    fn item(&self, record: Record, prompt: Vec<u32>) -> Result<Item, String> {
+    fn item(&self, record: Record, prompt: Vec<u32>) -> Result<Item, Problem> {
         let text = record.response.as_deref().unwrap_or_default();
         let (real, finish) = self.response(text, &prompt)?;
-        Ok(Item { line: record.line, id: record.id, prompt, real, finish })
+        Ok(Item { line: record.number, id: record.id, prompt, real, finish })
     }
 
-    fn test_item(&self, record: Record, prompt: Vec<u32>) -> Result<TestItem, String> {
+    fn test_item(&self, record: Record, prompt: Vec<u32>) -> Result<TestItem, Problem> {
         let response = record.response.iter().filter(|text| !text.trim().is_empty());
         let mut good: Vec<String> = response.cloned().collect();
         if good.is_empty() {
@@ -200,6 +334,6 @@ impl Encoder<'_> {
         }
         let tokens = good.iter().map(|text| self.response(text, &prompt).map(|(tokens, _)| tokens));
         let good_tokens = tokens.collect::<Result<_, _>>()?;
-        Ok(TestItem { line: record.line, record, prompt, good, good_tokens })
+        Ok(TestItem { line: record.number, record, prompt, good, good_tokens })
     }
 }

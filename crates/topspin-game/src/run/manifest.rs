@@ -19,8 +19,9 @@ use crate::config::Config;
 /// Version of the folder's form.
 const FORMAT: u32 = 1;
 
-/// Settings that change no byte of any artefact, and paths, whose contents are compared instead.
+/// Settings that change no byte of any artefact, and paths, whose contents (and weights) are compared instead.
 const FREE: &[&str] = &[
+    "data.max_unusable",
     "data.test",
     "data.train",
     "eval.best",
@@ -46,6 +47,9 @@ pub struct Manifest {
     pub seed: u64,
     /// What the run reads.
     pub inputs: Inputs,
+    /// What became of the records in it.
+    #[serde(default)]
+    pub records: Records,
     /// The moment that the chat template is told, in seconds since 1970, if it asks for the date: a run that goes on
     /// another day keeps the prompts that it began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,24 +58,55 @@ pub struct Manifest {
     pub stages: Vec<Stage>,
 }
 
+/// Records of a run, by what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Records {
+    /// In the data files.
+    pub read: usize,
+    /// To train on, those of weighted files as often as they are drawn.
+    pub train: usize,
+    /// To evaluate on.
+    pub test: usize,
+    /// Of the training files: that repeat another word for word. They are used like any other.
+    pub duplicates: usize,
+    /// Of those to train on: real responses cut at the limit of tokens.
+    pub cut: usize,
+    /// Left out, because the prompt is longer than `data.max_prompt_tokens`.
+    pub too_long: usize,
+    /// Left out, because they cannot be used, by reason.
+    pub unusable: BTreeMap<String, usize>,
+}
+
 /// A file that the run reads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// Where it was.
     pub path: PathBuf,
     /// SHA-256 of its content, in hexadecimal.
     pub sha256: String,
+    /// How often its records are drawn in an epoch; once, if nothing is said.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub weight: f64,
+}
+
+fn once() -> f64 {
+    1.0
+}
+
+fn is_once(weight: &f64) -> bool {
+    *weight == once()
 }
 
 impl Input {
-    /// Hashes the file at `path`.
-    pub fn of_file(path: &Path) -> Result<Self, FileError> {
-        Ok(Self { path: path.into(), sha256: sha256_of_file(path)? })
+    /// What `path` names, with the hash of its content.
+    pub fn new(path: PathBuf, sha256: String) -> Self {
+        Self { path, sha256, weight: once() }
     }
 }
 
-/// The files that a run reads, by the setting that names them; a file of a folder adds its name (`model.path/config.json`).
+/// The files that a run reads, by the setting that names them; of several files each adds its number (`data.train.2`).
 pub type Inputs = BTreeMap<String, Input>;
 
 /// How far a stage is.
@@ -110,6 +145,7 @@ impl Manifest {
             topspin: env!("CARGO_PKG_VERSION").into(),
             seed,
             inputs,
+            records: Records::default(),
             date,
             stages: stages.into_iter().map(stage).collect(),
         }
@@ -160,7 +196,10 @@ impl Manifest {
         for (key, then) in &self.inputs {
             let old = then.path.display();
             match now.get(key) {
-                Some(input) if input.sha256 == then.sha256 => {}
+                Some(input) if input.sha256 == then.sha256 && input.weight == then.weight => {}
+                Some(input) if input.sha256 == then.sha256 => {
+                    return Err(changed(key, format!("the weight of `{old}`: {} -> {}", then.weight, input.weight)));
+                }
                 Some(input) if input.path == then.path => {
                     return Err(changed(key, format!("the content of `{old}`")));
                 }

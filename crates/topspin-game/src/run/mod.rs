@@ -57,7 +57,7 @@ use crate::config::Config;
 pub use error::RunError;
 pub use evaluate::Generation;
 use items::Items;
-pub use manifest::{Input, Inputs, Manifest, Stage, State};
+pub use manifest::{Input, Inputs, Manifest, Records, Stage, State};
 pub use observer::{Observer, Silent};
 pub use rate::product_rate;
 pub use rollouts::Rollout;

@@ -5,15 +5,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use topspin_data::Source;
 use topspin_files::{Action, FileError};
 use topspin_kernels::device::Device;
 use topspin_kernels::gemm::Precision;
 use topspin_model::chat::ChatTemplate;
 use topspin_model::source::{ModelFiles, ModelSource};
 
-use super::items::Items;
+use super::items::{DataFiles, Items, by_reason};
 use super::lines::write_lines;
-use super::manifest::{Input, Inputs, Manifest, sha256_of_text};
+use super::manifest::{Input, Inputs, Manifest, Records, sha256_of_file, sha256_of_text};
 use super::rate::product_rate;
 use super::{Observer, Run, RunError, plan};
 use crate::config::{Config, PrecisionChoice};
@@ -42,8 +43,9 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         }
 
         let mut base = ModelFiles::open(&ModelSource::resolve(&config.model.path)?)?;
-        let inputs = inputs(&config, &base)?;
-        let manifest = if begun {
+        let files = DataFiles::find(&config)?;
+        let inputs = inputs(&base, &files)?;
+        let mut manifest = if begun {
             let manifest = Manifest::read(&dir)?;
             manifest.check_same_inputs(&inputs, &dir)?;
             manifest.check_same_config(&config, &dir)?;
@@ -57,16 +59,17 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         if let Some(date) = manifest.date {
             base.dialect = base.dialect.at(date);
         }
-        let items = Items::load(&config, &base.config, &base.dialect)?;
+        let items = Items::load(&config, &files, &base.config, &base.dialect)?;
         // Settings that change no artefact may differ from call to call: the file tells the last one's.
         let (path, text) = (dir.join("config.toml"), config.to_toml());
         if !begun || topspin_files::read_to_string(&path)? != text {
             topspin_files::write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
         }
         if !begun {
-            if !items.skipped.is_empty() {
-                write_lines(&dir.join("skipped.jsonl"), &items.skipped)?;
+            if items.skipped().next().is_some() {
+                write_lines(&dir.join("skipped.jsonl"), items.skipped())?;
             }
+            manifest.records = items.records.clone();
             // Last: with it the folder is a run's.
             manifest.write(&dir)?;
         }
@@ -88,13 +91,7 @@ impl<'a, D: Device + Clone> Run<'a, D> {
             false => format!("a new run in `{}`", dir.display()),
         }];
         lines.push(format!("{} records to train on, {} to evaluate on", items.train.len(), items.test.len()));
-        if !items.skipped.is_empty() {
-            let (skipped, path) = (items.skipped.len(), dir.join("skipped.jsonl"));
-            lines.push(format!(
-                "{skipped} records are left out, with prompts longer than `data.max_prompt_tokens`; `{}` names them",
-                path.display()
-            ));
-        }
+        lines.extend(tell_records(&items.records, &dir.join("skipped.jsonl")));
         if self.rate > 0.0 {
             lines.push(format!("products in {precision}, {:.1} GFLOP/s measured", self.rate / 1e9));
         }
@@ -103,19 +100,58 @@ impl<'a, D: Device + Clone> Run<'a, D> {
     }
 }
 
+/// What is worth knowing of the records beside their number.
+fn tell_records(records: &Records, skipped: &Path) -> Vec<String> {
+    let Records { duplicates, cut, too_long, .. } = *records;
+    let unusable: usize = records.unusable.values().sum();
+    let mut lines = Vec::new();
+    if duplicates > 0 {
+        lines.push(format!(
+            "{duplicates} records repeat another word for word, and are used as often as they are there"
+        ));
+    }
+    if cut > 0 {
+        lines.push(format!("{cut} real responses are cut at the limit of tokens"));
+    }
+    let mut left_out = Vec::new();
+    if unusable > 0 {
+        left_out.push(format!("{unusable} cannot be used ({})", by_reason(&records.unusable)));
+    }
+    if too_long > 0 {
+        left_out.push(format!("{too_long} have prompts longer than `data.max_prompt_tokens`"));
+    }
+    if !left_out.is_empty() {
+        let (all, why) = (unusable + too_long, left_out.join(", and "));
+        lines.push(format!("{all} records are left out: {why}; `{}` names them", skipped.display()));
+    }
+    lines
+}
+
 /// Hashes of all that the run reads.
-fn inputs(config: &Config, base: &ModelFiles) -> Result<Inputs, RunError> {
+fn inputs(base: &ModelFiles, files: &DataFiles) -> Result<Inputs, RunError> {
     let path = base.source().path().to_path_buf();
     let template = base.dialect.template().map_or("", |template| template.source());
     let mut inputs = Inputs::from([
-        ("model.path".into(), Input { path: path.clone(), sha256: base.fingerprint()? }),
-        ("chat template".into(), Input { path, sha256: sha256_of_text(template) }),
-        ("data.train".into(), Input::of_file(Path::new(&config.data.train))?),
+        ("model.path".into(), Input::new(path.clone(), base.fingerprint()?)),
+        ("chat template".into(), Input::new(path, sha256_of_text(template))),
     ]);
-    if !config.data.test.is_empty() {
-        inputs.insert("data.test".into(), Input::of_file(Path::new(&config.data.test))?);
-    }
+    inputs.extend(data_inputs("data.train", &files.train)?);
+    inputs.extend(data_inputs("data.test", &files.test)?);
     Ok(inputs)
+}
+
+/// The files that the setting `key` names: in this order, since numbers of records go by it.
+fn data_inputs(key: &str, sources: &[Source]) -> Result<Inputs, RunError> {
+    let mut files = Vec::new();
+    for source in sources {
+        for path in source.files()? {
+            let sha256 = sha256_of_file(&path)?;
+            files.push(Input { weight: source.weight, ..Input::new(path, sha256) });
+        }
+    }
+    let number = |at: usize| if files.len() == 1 { key.into() } else { format!("{key}.{}", at + 1) };
+    let keys: Vec<String> = (0..files.len()).map(number).collect();
+    Ok(keys.into_iter().zip(files).collect())
 }
 
 /// Whether a folder holds nothing but what a run that died at its very beginning leaves.

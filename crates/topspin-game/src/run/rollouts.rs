@@ -19,7 +19,7 @@ use crate::pair::Response;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rollout {
-    /// Line of the prompt's record in the data file.
+    /// Number of the prompt's record: its line, or with several data files that counted on from one to the next.
     pub line: usize,
     /// The record's id.
     pub prompt_id: String,

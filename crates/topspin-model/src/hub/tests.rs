@@ -14,7 +14,8 @@ use crate::tokenizer::Tokenizer;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A stand-in for the Hub that serves one repository, `org/tiny`, and notes what it is asked.
+/// A stand-in for the Hub that serves one repository, the model `org/tiny` or the data set `org/set`, and notes what it is
+/// asked.
 struct Server {
     endpoint: String,
     asked: Arc<Mutex<Vec<String>>>,
@@ -55,7 +56,13 @@ fn answer(mut stream: TcpStream, files: &HashMap<String, Vec<u8>>, log: &Mutex<V
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
     log.lock().unwrap().push(format!("{method} {path}"));
-    let (revision, name) = path.strip_prefix("/org/tiny/resolve/").and_then(|rest| rest.split_once('/')).unzip();
+    let file = ["/org/tiny/resolve/", "/datasets/org/set/resolve/", "/api/datasets/org/set/"];
+    let file = file.iter().find_map(|prefix| path.strip_prefix(prefix));
+    // The list of a data set's files is asked for by `tree/main`, its files by `main/path`.
+    let (revision, name) = match file.and_then(|rest| rest.strip_prefix("tree/")) {
+        Some(_) => (Some("main"), Some("tree")),
+        None => file.and_then(|rest| rest.split_once('/')).unzip(),
+    };
     let name = name.filter(|_| [Some("main"), Some(COMMIT)].contains(&revision));
     let (status, body) = match (name.and_then(|name| files.get(name)), path.starts_with("/org/gated/")) {
         (Some(body), _) => ("200 OK", body.as_slice()),
@@ -187,4 +194,55 @@ fn says_why_a_model_cannot_be_fetched() {
 fn knows_the_spellings_of_true() {
     assert!(["1", "ON", "yes", "True"].into_iter().all(is_true));
     assert!(["", "0", "no", "off"].into_iter().all(|value| !is_true(value)));
+}
+
+/// The files of a data set, as the Hub lists and serves them.
+fn data(paths: &[&str]) -> HashMap<String, Vec<u8>> {
+    let entry = |path: &&str| serde_json::json!({"type": "file", "oid": "0", "size": path.len(), "path": path});
+    let mut entries: Vec<_> = paths.iter().map(entry).collect();
+    entries.push(serde_json::json!({"type": "directory", "oid": "0", "path": "data"}));
+    let files = paths.iter().map(|path| (path.to_string(), path.as_bytes().to_vec()));
+    files.chain([("tree".to_owned(), serde_json::to_vec(&entries).unwrap())]).collect()
+}
+
+#[test]
+fn fetches_the_files_of_a_data_set_that_are_meant() {
+    let paths =
+        ["README.md", "data/train-1.jsonl.gz", "data/train-0.jsonl.gz", "data/test.csv", "train.md", "extra/a[1].csv"];
+    let server = Server::start(data(&paths));
+    let cache = tempfile::tempdir().unwrap();
+    let mut hub = Hub { endpoint: Some(server.endpoint.clone()), cache: Some(cache.path().into()), ..Hub::default() };
+    let fetch = |hub: &Hub, spec: &str| -> Vec<String> {
+        // Each file holds its own path.
+        hub.fetch_data(spec).unwrap().iter().map(|file| fs::read_to_string(file).unwrap()).collect()
+    };
+    let training = ["data/train-0.jsonl.gz", "data/train-1.jsonl.gz"];
+    assert_eq!(fetch(&hub, "org/set"), training);
+    assert_eq!(fetch(&hub, "org/set@main/data/*"), ["data/test.csv", "data/train-0.jsonl.gz", "data/train-1.jsonl.gz"]);
+    assert_eq!(fetch(&hub, "org/set/data/test.csv"), ["data/test.csv"]);
+    server.asked();
+    fetch(&hub, "org/set");
+    assert!(server.asked().iter().all(|line| !line.contains("GET /datasets")), "what is there is not fetched again");
+
+    let error = |hub: &Hub, spec: &str| hub.fetch_data(spec).unwrap_err().to_string();
+    assert!(error(&hub, "org/set/*.csv").contains("no file matches `*.csv`; there are `README.md`, `data/test.csv`"));
+    assert!(error(&hub, "set").contains("a data set on the Hub is written `hf:org/name`"));
+    assert!(error(&hub, "org/none").contains("there is no such data set at"));
+    hub.offline = true;
+    assert_eq!(fetch(&hub, "org/set"), training);
+    assert!(error(&hub, "org/set/extra/*").contains("no file matches `extra/*`"));
+}
+
+#[test]
+fn asks_which_files_of_a_data_set_are_meant() {
+    for (paths, message) in [
+        (&["a/train.csv", "b/train.csv"][..], "there are files to train on in several folders"),
+        (&["a.csv", "training.csv", "train.md"], "no data file has `train` as a word in its path"),
+    ] {
+        let server = Server::start(data(paths));
+        let cache = tempfile::tempdir().unwrap();
+        let hub = Hub { endpoint: Some(server.endpoint), cache: Some(cache.path().into()), ..Hub::default() };
+        let error = hub.fetch_data("org/set").unwrap_err().to_string();
+        assert!(error.contains(message) && error.contains("`hf:org/name/PATTERN`"), "{error}");
+    }
 }

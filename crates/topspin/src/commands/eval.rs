@@ -33,7 +33,9 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
-    /// Lines of JSON with `prompt` or `messages`, and `response` or `references`
+    /// Records with a prompt, and a response or `references`: JSON lines, or what else the name ends with
+    ///
+    /// `.json`, `.csv`, `.tsv` and `.parquet` are read too, and `.gz` and `.zst` behind all but the last.
     #[arg(short, long, value_name = "FILE", help_heading = "Files")]
     data: PathBuf,
     /// Also write the answers here, as `topspin generate` does
@@ -76,7 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     args.output.iter().try_for_each(|path| output::check(path))?;
     let files = engine::open(&args.model.model)?;
     let lines = input::read(&args.data, Need::Prompt, args.limit, &files.dialect)?;
-    let real = lines.iter().map(|line| encode(line, &args.data, &files)).collect::<anyhow::Result<Vec<_>>>()?;
+    let real = lines.iter().map(|line| encode(line, &files)).collect::<anyhow::Result<Vec<_>>>()?;
     let model = Model::load(files, &args.model, Use::Forward)?;
     let mut report = Report::new(Bootstrap::default());
     likelihood(&model, &lines, &real, &mut report)?;
@@ -114,12 +116,12 @@ fn targets(line: &Line) -> Vec<&str> {
 }
 
 /// The tokens of each of them.
-fn encode(line: &Line, data: &Path, files: &ModelFiles) -> anyhow::Result<Vec<Vec<u32>>> {
+fn encode(line: &Line, files: &ModelFiles) -> anyhow::Result<Vec<Vec<u32>>> {
     let texts = targets(line);
     if texts.is_empty() {
-        return Err(line.no_response(data));
+        return Err(line.no_response());
     }
-    texts.into_iter().map(|text| line.encode(data, &files.dialect, files.config.max_positions, text)).collect()
+    texts.into_iter().map(|text| line.encode(&files.dialect, files.config.max_positions, text)).collect()
 }
 
 /// Adds the likelihood of the file's responses.

@@ -46,7 +46,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let files = engine::open(&args.model.model)?;
     let lines = input::read(&args.files.input, Need::Prompt, None, &files.dialect)?;
     for line in &lines {
-        line.check_prompt(&args.files.input, files.config.max_positions)?;
+        line.check_prompt(files.config.max_positions)?;
     }
     let model = Model::load(files, &args.model, Use::Forward)?;
     let plan = Plan {

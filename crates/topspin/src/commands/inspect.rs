@@ -6,9 +6,8 @@ use std::path::Path;
 use anyhow::bail;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use topspin_data::{Dataset, Need};
 use topspin_eval::Report;
-use topspin_game::config::{Config, ConfigError};
+use topspin_game::config::{Config, ConfigError, Sources};
 use topspin_game::run::{Manifest, Row, State, Summary};
 
 use crate::{engine, output};
@@ -16,15 +15,15 @@ use crate::{engine, output};
 const EXAMPLES: &str = "\
 Examples:
   topspin inspect hf:HuggingFaceTB/SmolLM2-135M-Instruct
-  topspin inspect train.jsonl
   topspin inspect configs/e2e-smollm2.toml
-  topspin inspect runs/e2e-smollm2";
+  topspin inspect runs/e2e-smollm2
+  topspin data inspect train.jsonl                    Of data there is more to see";
 
-/// Say what a model, a data file, a configuration or a run folder is
+/// Say what a model, a configuration or a run folder is
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A model, a data file, a configuration (`.toml`), or a run folder
+    /// A model, a configuration (`.toml`), or a run folder
     #[arg(value_name = "PATH")]
     path: String,
     /// Print one JSON object
@@ -37,7 +36,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let path = Path::new(&args.path);
     let (kind, (facts, text)) = match kind(&args.path)? {
         Kind::Model => ("model", (model(&args.path)?, String::new())),
-        Kind::Data => ("data", (data(path)?, String::new())),
         Kind::Configuration => ("configuration", configuration(path)?),
         Kind::Run => ("run", run_folder(path)?),
     };
@@ -57,7 +55,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 enum Kind {
     Model,
-    Data,
     Configuration,
     Run,
 }
@@ -77,7 +74,10 @@ fn kind(spec: &str) -> anyhow::Result<Kind> {
     Ok(match path.extension().and_then(|extension| extension.to_str()) {
         Some("gguf") => Kind::Model,
         Some("toml") => Kind::Configuration,
-        _ => Kind::Data,
+        _ => {
+            topspin_files::open(path)?;
+            bail!("`{spec}` is neither a model nor a configuration; `topspin data inspect {spec}` shows it as data")
+        }
     })
 }
 
@@ -91,32 +91,6 @@ fn fields(value: &impl Serialize) -> Map<String, Value> {
 
 fn model(spec: &str) -> anyhow::Result<Map<String, Value>> {
     Ok(fields(&engine::open(spec)?.describe()))
-}
-
-fn data(path: &Path) -> anyhow::Result<Map<String, Value>> {
-    let data = topspin_data::read_records(path, Need::Prompt)?;
-    let Dataset { records } = &data;
-    let characters = |texts: Vec<&str>| {
-        let mut lengths: Vec<usize> = texts.iter().map(|text| text.chars().count()).collect();
-        lengths.sort_unstable();
-        let (first, last) = (lengths.first().copied(), lengths.last().copied());
-        json!({"least": first, "median": lengths.get(lengths.len() / 2), "most": last})
-    };
-    let responses: Vec<&str> = records.iter().filter_map(|record| record.response.as_deref()).collect();
-    let prompts = records.iter().filter_map(|record| Some(record.messages.last()?.content.as_str())).collect();
-    let facts = json!({
-        "path": path,
-        "records": data.len(),
-        "different_prompts": data.len() - data.repeated_prompts(),
-        "exact_duplicates": data.duplicates(),
-        "with_response": responses.len(),
-        "with_references": records.iter().filter(|record| !record.references.is_empty()).count(),
-        "with_system_message": records.iter().filter(|record| record.messages[0].role == "system").count(),
-        "with_several_turns": records.iter().filter(|r| r.messages.iter().filter(|m| m.role == "user").count() > 1).count(),
-        "prompt_characters": characters(prompts),
-        "response_characters": characters(responses),
-    });
-    Ok(fields(&facts))
 }
 
 /// Facts about a configuration, and all of it with every default.
@@ -134,7 +108,7 @@ fn configuration(path: &Path) -> anyhow::Result<(Map<String, Value>, String)> {
     for key in &missing {
         match key.as_str() {
             "model.path" => config.model.path.clear(),
-            "data.train" => config.data.train.clear(),
+            "data.train" => config.data.train = Sources::default(),
             _ => {}
         }
     }

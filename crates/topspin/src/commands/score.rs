@@ -1,8 +1,7 @@
 //! `topspin score`: how likely the responses of a file are under a model.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
-use topspin_data::Need;
+use topspin_data::{Fields, Need};
 use topspin_kernels::device::Use;
 
 use crate::engine::Model;
@@ -38,7 +37,7 @@ const KEYS: [&str; 3] = ["token_ids", "token_logprobs", "logprob"];
 #[derive(Serialize)]
 struct Scored {
     #[serde(flatten)]
-    object: Map<String, Value>,
+    fields: Fields,
     token_ids: Vec<u32>,
     token_logprobs: Vec<f32>,
     logprob: f64,
@@ -51,13 +50,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (path, dialect, context) = (&args.files.input, &files.dialect, files.config.max_positions);
     // The text of a response may be empty: a model may have ended its turn at once.
     let lines = input::read(path, Need::Prompt, None, dialect)?;
-    let responses =
-        lines.iter().map(|line| line.response(path, dialect, context)).collect::<anyhow::Result<Vec<_>>>()?;
+    let responses = lines.iter().map(|line| line.response(dialect, context)).collect::<anyhow::Result<Vec<_>>>()?;
     let model = Model::load(files, &args.model, Use::Forward)?;
     let trees: Vec<_> = lines.iter().zip(&responses).map(|(line, response)| line.tree(vec![response])).collect();
     let logprobs = scoring::score_all(&model, &trees)?.into_iter().flatten();
     let out = lines.iter().zip(responses).zip(logprobs).map(|((line, token_ids), token_logprobs)| Scored {
-        object: line.object_without(&KEYS),
+        fields: line.fields_without(&KEYS),
         token_ids,
         logprob: token_logprobs.iter().copied().map(f64::from).sum(),
         token_logprobs,

@@ -21,6 +21,7 @@ use crate::score::score;
 use crate::tree::TokenTree;
 
 mod changes;
+mod data;
 mod resume;
 mod settings;
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 /// The lines of a file as JSON.
-fn lines(path: &str) -> Vec<Value> {
+pub(super) fn lines(path: &str) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -114,8 +114,10 @@ fn long_prompts_are_left_out_only_on_request_and_named() {
     assert!(error.contains("train.jsonl`, line 25: the prompt has 61 tokens, which leaves no room"), "{error}");
 
     fixture.play("out", &["data.max_prompt_tokens=30", "game.iterations=0", "sft.controls=[]"]).unwrap();
-    let skipped = lines(&fixture.path("out/skipped.jsonl"));
-    assert_eq!(skipped, [json!({"file": fixture.path("train.jsonl"), "line": 25, "prompt_tokens": 61})]);
+    let problem = "the prompt has 61 tokens, more than `data.max_prompt_tokens`";
+    let skipped = json!({"file": fixture.path("train.jsonl"), "line": 25, "reason": "too_long", "problem": problem});
+    assert_eq!(lines(&fixture.path("out/skipped.jsonl")), [skipped]);
+    assert_eq!(Manifest::read(Path::new(&fixture.path("out"))).unwrap().records.too_long, 1);
 }
 
 #[test]

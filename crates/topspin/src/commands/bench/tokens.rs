@@ -14,7 +14,7 @@ use crate::input;
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Work")]
 pub struct TokenFlags {
-    /// Take prompts and responses from this data file of JSON lines; needs a `--model`, whose tokenizer reads them
+    /// Take prompts and responses from this data file; needs a `--model`, whose tokenizer reads them
     ///
     /// They are as long as they are, whatever `--prompt-tokens` says. Where a generated response is wanted too, it is
     /// the real one of the next record.
@@ -150,14 +150,14 @@ fn some<T>(path: &Path, key: &str, list: Vec<T>) -> anyhow::Result<Vec<T>> {
 fn records(path: &Path, subject: &Subject, need: Need) -> anyhow::Result<Vec<input::Line>> {
     let dialect = subject.dialect().expect("the command line asks for a model beside a data file");
     let lines = input::read(path, need, None, dialect)?;
-    lines.iter().try_for_each(|line| line.check_prompt(path, subject.config.max_positions))?;
+    lines.iter().try_for_each(|line| line.check_prompt(subject.config.max_positions))?;
     Ok(lines)
 }
 
 fn examples(path: &Path, subject: &Subject) -> anyhow::Result<Vec<TokenExample>> {
     let dialect = subject.dialect().expect("the command line asks for a model beside a data file");
     let example = |line: input::Line| {
-        let real = line.response(path, dialect, subject.config.max_positions)?;
+        let real = line.response(dialect, subject.config.max_positions)?;
         Ok(TokenExample { prompt: line.prompt, real })
     };
     records(path, subject, Need::Response)?.into_iter().map(example).collect()

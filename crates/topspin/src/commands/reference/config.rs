@@ -9,6 +9,8 @@ use topspin_game::objective::Objective;
 
 /// The definition of the tables.
 const SOURCE: &str = include_str!("../../../../topspin-game/src/config/mod.rs");
+/// The definition of [`topspin_data::RecordShape`].
+const DATA: &str = include_str!("../../../../topspin-data/src/shape.rs");
 /// The definition of [`topspin_game::schedule::Shape`].
 const SCHEDULE: &str = include_str!("../../../../topspin-game/src/schedule.rs");
 
@@ -24,6 +26,7 @@ struct Item {
 pub fn chapter() -> String {
     let mut items = items(SOURCE);
     items.extend(self::items(SCHEDULE).remove_entry("Shape"));
+    items.extend(self::items(DATA).remove_entry("RecordShape"));
     items.insert("Objective".into(), objectives());
     let defaults: BTreeMap<_, _> = Config::default().entries().into_iter().collect();
     let mut page = String::new();
