@@ -7,8 +7,8 @@ use std::path::Path;
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use serde_json::{Map, Value};
-use topspin_kernels::arena::Layout;
+use serde_json::{Map, Value, json};
+use topspin_kernels::arena::{Entry, Layout};
 
 use crate::config::DecoderConfig;
 use crate::dialect::Dialect;
@@ -40,8 +40,8 @@ impl SaveDtype {
     }
 }
 
-/// Writes a model as a Hugging Face folder: `config.json`, `generation_config.json`, `model.safetensors`,
-/// `tokenizer.json` and `tokenizer_config.json`, the last with the chat template inside.
+/// Writes a model as a Hugging Face folder: `config.json`, `generation_config.json`, `model.safetensors` (in shards of 5 GB
+/// with an index, if it is larger), `tokenizer.json` and `tokenizer_config.json`, the last with the chat template inside.
 ///
 /// The same model gives the same bytes. Each file appears whole, but not all at once: where the folder as a whole must,
 /// call this inside of [`topspin_files::write_dir_atomic`]. Other files in the folder stay as they are.
@@ -58,7 +58,7 @@ pub fn save_folder(
     let layout = config.layout();
     assert_eq!(parameters.len(), layout.len(), "elements of the parameter arena");
     topspin_files::create_dir_all(dir)?;
-    write_weights(&dir.join(super::SINGLE), &layout, parameters, dtype)?;
+    write_weights(dir, &layout, parameters, dtype, SHARD)?;
 
     let tokenizer = dialect.tokenizer();
     topspin_files::write_atomic(&dir.join("tokenizer.json"), |out| out.write_all(tokenizer.definition().as_bytes()))?;
@@ -82,14 +82,57 @@ fn write_json(path: &Path, object: Map<String, Value>) -> Result<(), ModelError>
     Ok(topspin_files::write_atomic(path, |out| out.write_all(text.as_bytes()))?)
 }
 
-fn write_weights(path: &Path, layout: &Layout, parameters: &[f32], dtype: SaveDtype) -> Result<(), ModelError> {
+/// Most bytes of weights in one file, as the Hub's tools have it.
+const SHARD: usize = 5_000_000_000;
+
+/// Writes the weights as one file, or as several with an index where they take more than `limit` bytes.
+fn write_weights(
+    dir: &Path,
+    layout: &Layout,
+    parameters: &[f32],
+    dtype: SaveDtype,
+    limit: usize,
+) -> Result<(), ModelError> {
     let size = dtype.dtype().bitsize() / 8;
-    let tensors = layout.entries().iter().map(|entry| {
+    let shards = shards(layout.entries(), size, limit);
+    if let [all] = shards[..] {
+        return write_shard(&dir.join(super::SINGLE), all, parameters, dtype);
+    }
+    let mut files = Map::new();
+    for (number, shard) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
+        write_shard(&dir.join(&name), shard, parameters, dtype)?;
+        files.extend(shard.iter().map(|entry| (entry.name.clone(), name.as_str().into())));
+    }
+    let index = json!({ "metadata": { "total_size": parameters.len() * size }, "weight_map": files });
+    let Value::Object(index) = index else { unreachable!("the literal above is an object") };
+    write_json(&dir.join(super::INDEX), index)
+}
+
+/// The tensors in runs of at most `limit` bytes, but for a tensor that has more by itself.
+fn shards(entries: &[Entry], size: usize, limit: usize) -> Vec<&[Entry]> {
+    let mut shards = Vec::new();
+    let mut first = 0;
+    for at in 1..=entries.len() {
+        let bytes = |end: usize| (entries[end - 1].range().end - entries[first].offset) * size;
+        if at == entries.len() || bytes(at + 1) > limit {
+            shards.push(&entries[first..at]);
+            first = at;
+        }
+    }
+    shards
+}
+
+/// Writes neighbouring tensors of the arena.
+fn write_shard(path: &Path, entries: &[Entry], parameters: &[f32], dtype: SaveDtype) -> Result<(), ModelError> {
+    let size = dtype.dtype().bitsize() / 8;
+    let all = entries[0].offset..entries[entries.len() - 1].range().end;
+    let tensors = entries.iter().map(|entry| {
         let range = entry.range();
         let info = TensorInfo {
             dtype: dtype.dtype(),
             shape: entry.shape.clone(),
-            data_offsets: (range.start * size, range.end * size),
+            data_offsets: ((range.start - all.start) * size, (range.end - all.start) * size),
         };
         (entry.name.clone(), info)
     });
@@ -102,7 +145,7 @@ fn write_weights(path: &Path, layout: &Layout, parameters: &[f32], dtype: SaveDt
     topspin_files::write_atomic(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        write_elements(out, parameters, dtype)
+        write_elements(out, &parameters[all], dtype)
     })?;
     Ok(())
 }
@@ -118,4 +161,31 @@ fn write_elements(out: &mut impl Write, parameters: &[f32], dtype: SaveDtype) ->
         out.write_all(&buffer)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::testing::{random_parameters, small_config};
+
+    #[test]
+    fn weights_are_written_in_shards_that_are_read_as_one() {
+        let layout = small_config(50).layout();
+        let parameters = random_parameters(layout.len(), 3);
+        let largest = layout.entries().iter().map(Entry::len).max().unwrap() * 4;
+        // All in one, each tensor by itself, and something between.
+        for (limit, files) in [(layout.len() * 4, 1), (1, layout.entries().len()), (largest, 2)] {
+            let dir = tempfile::tempdir().unwrap();
+            write_weights(dir.path(), &layout, &parameters, SaveDtype::F32, limit).unwrap();
+            let checkpoint = Checkpoint::open(dir.path()).unwrap();
+            assert_eq!(checkpoint.files().len(), files, "{limit}");
+            let mut read = vec![f32::NAN; parameters.len()];
+            checkpoint.read_parameters(&layout, &mut read).unwrap();
+            assert_eq!(read, parameters);
+            if files > 1 {
+                assert!(dir.path().join(format!("model-00001-of-{files:05}.safetensors")).exists());
+            }
+        }
+    }
 }
