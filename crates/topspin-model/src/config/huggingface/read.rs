@@ -13,7 +13,7 @@ use crate::error::ModelError;
 /// Parts of names that arithmetic goes by. An unknown key with one of them is refused: to ignore it might give another model.
 #[rustfmt::skip]
 const ARITHMETIC: [&str; 19] = [
-    "act", "attention", "attn", "bias", "cap", "embedding", "expert", "head", "layer", "logit", "mlp", "moe", "multiplier",
+    "activation", "attention", "attn", "bias", "cap", "embedding", "expert", "head", "layer", "logit", "mlp", "moe", "multiplier",
     "norm", "qkv", "residual", "rope", "scal", "window",
 ];
 
@@ -31,7 +31,15 @@ const READ: [&str; 33] = [
 
 /// Keys with such names that no arithmetic depends on: settings of training, of how a computation is carried out, or of what
 /// is given out.
-const HARMLESS: [&str; 3] = ["attention_dropout", "attn_implementation", "output_attentions"];
+const HARMLESS: [&str; 7] = [
+    "attention_dropout",
+    "attn_implementation",
+    "full_attn_mod",
+    "output_attentions",
+    "pruned_heads",
+    "use_flash_attention",
+    "use_flash_attn",
+];
 
 impl DecoderConfig {
     /// Reads a parsed `config.json`. `path` is only named in errors.
@@ -251,9 +259,6 @@ fn layer_types(keys: &Keys) -> Result<Option<Vec<bool>>, ModelError> {
 fn refuse_other_arithmetic(keys: &Keys) -> Result<(), ModelError> {
     if keys.bool("rope_interleaved")? == Some(true) {
         return Err(keys.unsupported("rope_interleaved", "`false`"));
-    }
-    if keys.float("pretraining_tp")?.is_some_and(|parts| parts != 1.0) {
-        return Err(keys.unsupported("pretraining_tp", "1"));
     }
     if keys.get("quantization_config").is_some() {
         return Err(keys.fail("quantization_config", "is set, but training needs the unquantised weights"));
