@@ -70,6 +70,19 @@ VARIANTS = {
             **GEMMA,
         ),
     ),
+    "gemma3-yarn": (
+        "gemma3_text",
+        dict(
+            rope_parameters=dict(
+                full_attention=dict(
+                    rope_type="yarn", factor=4.0, rope_theta=1e4, original_max_position_embeddings=16
+                ),
+                sliding_attention=dict(rope_type="default", rope_theta=1e4),
+            ),
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            **GEMMA,
+        ),
+    ),
     "phi3": ("phi3", dict(sliding_window=13)),
     "phi4-mini": (
         "phi3",

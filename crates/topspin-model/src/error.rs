@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 
 use topspin_files::FileError;
 
-use crate::config::Family;
-
 /// A model that cannot be found, read, used or saved.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -40,15 +38,16 @@ pub enum ModelError {
     },
     /// The model is of a family that the decoder does not run.
     #[error(
-        "`{}` describes a model of the architecture `{found}`, which is not supported; choose one of {}",
-        path.display(),
-        Family::ALL.map(Family::model_type).join(", ")
+        "`{}` describes a model of the architecture `{found}`, which is not supported; choose one of {known}",
+        path.display()
     )]
     Architecture {
         /// `config.json`, or the GGUF file.
         path: PathBuf,
         /// The architecture it names.
         found: String,
+        /// Those that are supported, as such a file names them.
+        known: String,
     },
     /// A weight file as a whole cannot be used.
     #[error("cannot use the weights in `{}`: {problem}", path.display())]

@@ -4,9 +4,11 @@
 //! untrusted input: every count and length is checked against the bytes that are there before memory is taken for it.
 
 mod blocks;
+mod families;
 mod header;
 mod k_quants;
-mod llama;
+mod rotary;
+mod tensors;
 mod tokenizer;
 
 #[cfg(test)]

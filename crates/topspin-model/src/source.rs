@@ -121,7 +121,7 @@ impl ModelFiles {
             ModelSource::Gguf(path) => {
                 let weights = Gguf::open(path)?;
                 let config = weights.config()?;
-                weights.check(&config.layout())?;
+                weights.check(&config)?;
                 let dialect = gguf::read_dialect(&weights)?;
                 Self { config, dialect, source, weights: Weights::Gguf(weights) }
             }

@@ -1,5 +1,7 @@
 //! Whole files: golden ones, and damaged ones.
 
+mod families;
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;

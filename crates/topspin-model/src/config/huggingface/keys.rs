@@ -77,7 +77,11 @@ impl<'a> Keys<'a> {
 
     /// The family that `model_type` and `architectures` name.
     pub(super) fn family(&self) -> Result<Family, ModelError> {
-        let unknown = |found: &str| ModelError::Architecture { path: self.path.into(), found: found.into() };
+        let unknown = |found: &str| ModelError::Architecture {
+            path: self.path.into(),
+            found: found.into(),
+            known: Family::ALL.map(Family::model_type).join(", "),
+        };
         let known = |name: &str| Family::from_name(name).ok_or_else(|| unknown(name));
         let class = match self.get("architectures") {
             None => None,
