@@ -1,6 +1,6 @@
 //! The forward: the rows of a batch in tasks of a few.
 
-use std::ops::Range;
+use std::borrow::Cow;
 
 use rayon::prelude::*;
 
@@ -47,7 +47,7 @@ fn by_rows<F: Format>(
     let task = |(task, (out, lse)): (usize, (&mut [f32], &mut [f32]))| {
         let rows = task * ROWS..task * ROWS + out.len() / width;
         let mut scratch = Scratch::<F> { queries: Memory::zeroed(group * parts::<F>(c)), scores: Memory::default() };
-        let seen: Vec<Seen> = rows.clone().map(|row| Seen::by(row, spans, attention)).collect();
+        let seen: Vec<Seen<'_>> = rows.clone().map(|row| Seen::by(row, spans, attention)).collect();
         for head in 0..heads.num_kv_heads {
             let head_kv = kv.head(layer, head);
             for (row, of_row) in rows.clone().zip(&seen) {
@@ -89,31 +89,32 @@ struct Scratch<F: Format> {
 }
 
 /// What a row sees.
-struct Seen {
-    path: Vec<Segment>,
-    /// Positions of the path.
+struct Seen<'a> {
+    /// From the first position that it sees on.
+    path: Cow<'a, [Segment]>,
+    /// Positions of the path that it sees.
     len: usize,
     /// Whether no other row stands in its span.
     alone: bool,
 }
 
-impl Seen {
-    fn by(row: usize, spans: &[Span], attention: Attention) -> Self {
+impl<'a> Seen<'a> {
+    fn by(row: usize, spans: &'a [Span], attention: Attention) -> Self {
         let span = &spans[spans.partition_point(|span| span.rows.end <= row)];
         let end = span.context() - (span.rows.end - 1 - row);
         let first = attention.first_seen(end);
-        Self { path: slice(&span.path, first..end), len: end - first, alone: span.rows.len() == 1 }
+        let path = if first == 0 { Cow::Borrowed(&span.path[..]) } else { Cow::Owned(beyond(&span.path, first)) };
+        Self { path, len: end - first, alone: span.rows.len() == 1 }
     }
 }
 
-/// The part of a path between two positions.
-fn slice(path: &[Segment], positions: Range<usize>) -> Vec<Segment> {
-    let mut at = 0;
+/// The part of a path from the position `first` on.
+fn beyond(path: &[Segment], first: usize) -> Vec<Segment> {
+    let mut left = first;
     let part = |segment: &Segment| {
-        let (first, end) = (positions.start.max(at), positions.end.min(at + segment.len));
-        let part = (first < end).then(|| Segment { start: segment.start + first - at, len: end - first });
-        at += segment.len;
-        part
+        let skipped = left.min(segment.len);
+        left -= skipped;
+        (skipped < segment.len).then(|| Segment { start: segment.start + skipped, len: segment.len - skipped })
     };
     path.iter().filter_map(part).collect()
 }
@@ -126,7 +127,7 @@ multiversion! {
         lse: &mut [f32],
         queries: &[f32],
         kv: HeadKv<'_, F>,
-        seen: &Seen,
+        seen: &Seen<'_>,
         c: usize,
         attention: Attention,
         scratch: &mut Scratch<F>,
@@ -152,7 +153,7 @@ fn attend_together<F: Format, const N: usize>(
     lse: &mut [f32],
     queries: &[F::Key],
     kv: HeadKv<'_, F>,
-    seen: &Seen,
+    seen: &Seen<'_>,
     c: usize,
     attention: Attention,
     scores: &mut Memory<f32>,
