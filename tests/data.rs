@@ -2,22 +2,17 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{CONTEXT, Sandbox};
+use crate::harness::{CONTEXT, Sandbox, pairs};
 
 fn records() -> Vec<Value> {
-    vec![
-        json!({"prompt": "one", "response": "1"}),
-        json!({"prompt": "two", "response": "2 or so"}),
-        json!({"prompt": "two", "references": ["2", "two"]}),
-        json!({"messages": [
-            {"role": "system", "content": "Count."}, {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "b"}, {"role": "user", "content": "three"}], "response": "3"}),
+    let more = [
         json!({"prompt": "four", "chosen": "4", "rejected": "5"}),
         json!({"prompt": "one", "response": "1"}),
         json!({"prompt": " "}),
         json!({"text": "five"}),
         json!({"prompt": 6}),
-    ]
+    ];
+    pairs().into_iter().chain(more).collect()
 }
 
 #[test]

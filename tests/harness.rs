@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use topspin_kernels::rng::Key;
 use topspin_model::chat::ChatTemplate;
@@ -11,6 +11,18 @@ use topspin_model::checkpoint::{SaveDtype, save_folder};
 use topspin_model::config::DecoderConfig;
 use topspin_model::dialect::Dialect;
 use topspin_model::tokenizer::Tokenizer;
+
+/// Records of several shapes, all of which can be used.
+pub fn pairs() -> Vec<Value> {
+    vec![
+        json!({"prompt": "one", "response": "1"}),
+        json!({"prompt": "two", "response": "2 or so"}),
+        json!({"prompt": "two", "references": ["2", "two"]}),
+        json!({"messages": [
+            {"role": "system", "content": "Count."}, {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"}, {"role": "user", "content": "three"}], "response": "3"}),
+    ]
+}
 
 /// A temporary working directory.
 pub struct Sandbox {

@@ -2,18 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::Sandbox;
-
-fn pairs() -> Vec<Value> {
-    vec![
-        json!({"prompt": "one", "response": "1"}),
-        json!({"prompt": "two", "response": "2 or so"}),
-        json!({"prompt": "two", "references": ["2", "two"]}),
-        json!({"messages": [
-            {"role": "system", "content": "Count."}, {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "b"}, {"role": "user", "content": "three"}], "response": "3"}),
-    ]
-}
+use crate::harness::{Sandbox, pairs};
 
 #[test]
 fn says_what_a_path_is() {

@@ -2,25 +2,19 @@
 //!
 //! Every comparison is relative to the largest magnitude in the tensor and must be within [`TOLERANCE`].
 
-use std::path::{Path, PathBuf};
-
-use safetensors::SafeTensors;
 use serde::Deserialize;
 use topspin_game::objective::Objective;
 use topspin_game::optimizer::{OptimizerSettings, Rule};
-use topspin_game::pair::{Response, Tree, all_pairs};
+use topspin_game::pair::{Tree, all_pairs};
 use topspin_game::schedule::{Schedule, Shape, Warmup};
 use topspin_game::trainer::{TrainSettings, Trainer};
 use topspin_game::tree::TokenTree;
 use topspin_kernels::cpu::Cpu;
-use topspin_kernels::gemm::Precision;
 use topspin_model::batch::Batch;
-use topspin_model::checkpoint::Checkpoint;
-use topspin_model::config::DecoderConfig;
-use topspin_model::decoder::{Decoder, Keep, Tape};
-use topspin_rollout::Finish;
+use topspin_model::decoder::{Keep, Tape};
 
-use crate::common::{decoder, distance};
+use crate::common::distance;
+use crate::stored::{Spin, Stored, golden};
 
 const TOLERANCE: f64 = 1e-4;
 /// For the difference of parameters after and before: both are rounded to f32, the difference is far smaller.
@@ -34,21 +28,6 @@ struct Expected {
     adamw: Run,
     adamw_clipped: Run,
     rmsprop: Run,
-}
-
-#[derive(Deserialize)]
-struct Spin {
-    beta: f64,
-    pairs: Vec<TokenPair>,
-    loss: f64,
-    margins: Vec<f64>,
-}
-
-#[derive(Deserialize)]
-struct TokenPair {
-    prompt: Vec<u32>,
-    real: Vec<u32>,
-    generated: Vec<u32>,
 }
 
 /// A run's settings are those of its optimizer; absent ones are not its own.
@@ -65,56 +44,15 @@ struct Run {
     grad_norm: Vec<f64>,
 }
 
-struct Golden {
-    folder: PathBuf,
-    config: DecoderConfig,
-    expected: Expected,
-    tensors: Vec<u8>,
-}
+struct Golden(Stored<Expected>);
 
 impl Golden {
     fn read(variant: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(variant);
-        let config = DecoderConfig::read(&folder.join("config.json")).unwrap();
-        let expected = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
-        let tensors = std::fs::read(folder.join("expected.safetensors")).unwrap();
-        Self { folder, config, expected, tensors }
+        Self(Stored::read(&golden(variant)))
     }
 
-    fn tensor(&self, name: &str) -> Vec<f32> {
-        let tensors = SafeTensors::deserialize(&self.tensors).unwrap();
-        let (quads, rest) = tensors.tensor(name).unwrap().data().as_chunks();
-        assert!(rest.is_empty());
-        quads.iter().map(|&quad| f32::from_le_bytes(quad)).collect()
-    }
-
-    fn params(&self) -> Vec<f32> {
-        let layout = self.config.layout();
-        let mut params = vec![0.0; layout.len()];
-        Checkpoint::open(&self.folder).unwrap().read_parameters(&layout, &mut params).unwrap();
-        params
-    }
-
-    fn decoder(&self) -> Decoder<Cpu> {
-        decoder(&self.config, &self.params(), Precision::F32)
-    }
-
-    /// The pairs, each a tree of its own, with the log-probabilities of the stored opponent.
     fn trees(&self) -> Vec<Tree> {
-        let tree = |(at, pair): (usize, &TokenPair)| {
-            let response = |side: &str, tokens: &[u32]| Response {
-                token_ids: tokens.to_vec(),
-                logprobs: self.tensor(&format!("opponent.{at}.{side}")),
-                finish: Finish::Stop,
-            };
-            Tree {
-                prompt_id: at.to_string(),
-                prompt: pair.prompt.clone(),
-                real: response("real", &pair.real),
-                generated: vec![response("generated", &pair.generated)],
-            }
-        };
-        self.expected.spin.pairs.iter().enumerate().map(tree).collect()
+        self.0.trees(&self.0.expected.spin.pairs)
     }
 
     fn trainer(&self, run: &Run) -> Trainer<Cpu> {
@@ -133,24 +71,24 @@ impl Golden {
             batch_tokens: 32,
             keep: Keep::Everything,
         };
-        Trainer::new(self.decoder(), settings)
+        Trainer::new(self.0.decoder(), settings)
     }
 
     /// Compares every tensor of an arena with the stored `{prefix}.{name}`.
     fn compare_arena(&self, prefix: &str, arena: &[f32]) {
-        for entry in self.config.layout().entries() {
+        for entry in self.0.config.layout().entries() {
             let name = format!("{prefix}.{}", entry.name);
-            assert_close(&name, &arena[entry.range()], &self.tensor(&name));
+            assert_close(&name, &arena[entry.range()], &self.0.tensor(&name));
         }
     }
 
     /// Compares how far every tensor has moved, which shows what the size of the parameters hides.
     fn compare_changes(&self, prefix: &str, arena: &[f32]) {
-        let before = self.params();
+        let before = &self.0.params;
         let moved = |after: &[f32], before: &[f32]| after.iter().zip(before).map(|(a, b)| a - b).collect::<Vec<_>>();
-        for entry in self.config.layout().entries() {
+        for entry in self.0.config.layout().entries() {
             let (name, before) = (format!("{prefix}.{}", entry.name), &before[entry.range()]);
-            let expected = moved(&self.tensor(&name), before);
+            let expected = moved(&self.0.tensor(&name), before);
             let distance = distance(&moved(&arena[entry.range()], before), &expected);
             assert!(distance < CHANGE_TOLERANCE, "change of {name}: {distance:e}");
         }
@@ -172,9 +110,9 @@ fn assert_close_numbers(what: &str, found: &[f64], expected: &[f64]) {
 #[test]
 fn logits_and_logprobs() {
     for golden in VARIANTS.map(Golden::read) {
-        let decoder = golden.decoder();
+        let decoder = golden.0.decoder();
         let mut tape = Tape::new(decoder.device(), Keep::Nothing);
-        for (at, tokens) in golden.expected.sequences.iter().enumerate() {
+        for (at, tokens) in golden.0.expected.sequences.iter().enumerate() {
             let mut batch = Batch::default();
             batch.push(tokens, &[], None, 0);
             batch.outputs = (0..tokens.len() as u32).collect();
@@ -182,11 +120,11 @@ fn logits_and_logprobs() {
             decoder.next_tokens(&batch, &mut decoder.kv(tokens.len()), &mut tape, |_, chunk, _| {
                 logits.extend_from_slice(chunk);
             });
-            assert_close(&format!("logits.{at}"), &logits, &golden.tensor(&format!("logits.{at}")));
+            assert_close(&format!("logits.{at}"), &logits, &golden.0.tensor(&format!("logits.{at}")));
             if tokens.len() > 1 {
                 let tree = TokenTree { prompt_id: "", prompt: &tokens[..1], responses: vec![&tokens[1..]] };
                 let scores = topspin_game::score::score(&decoder, &mut tape, &[tree], 64).unwrap();
-                assert_close(&format!("logprobs.{at}"), &scores[0][0], &golden.tensor(&format!("logprobs.{at}")));
+                assert_close(&format!("logprobs.{at}"), &scores[0][0], &golden.0.tensor(&format!("logprobs.{at}")));
             }
         }
     }
@@ -195,8 +133,8 @@ fn logits_and_logprobs() {
 #[test]
 fn spin_loss_and_gradient() {
     for golden in VARIANTS.map(Golden::read) {
-        let (trees, spin) = (golden.trees(), &golden.expected.spin);
-        let mut trainer = golden.trainer(&golden.expected.adamw);
+        let (trees, spin) = (golden.trees(), &golden.0.expected.spin);
+        let mut trainer = golden.trainer(&golden.0.expected.adamw);
         for (pair, margin) in all_pairs(&trees).into_iter().zip(&spin.margins) {
             let one = trainer.spin_gradient(&trees, &[pair], Objective::Logistic, spin.beta).unwrap();
             assert_close_numbers("margin", &[one.game.unwrap().margin], &[*margin]);
@@ -210,7 +148,7 @@ fn spin_loss_and_gradient() {
 #[test]
 fn five_steps_of_each_optimizer() {
     for golden in VARIANTS.map(Golden::read) {
-        let (trees, expected) = (golden.trees(), &golden.expected);
+        let (trees, expected) = (golden.trees(), &golden.0.expected);
         let runs =
             [("adamw", &expected.adamw), ("adamw_clipped", &expected.adamw_clipped), ("rmsprop", &expected.rmsprop)];
         for (name, run) in runs {

@@ -5,4 +5,5 @@ mod families;
 mod golden;
 mod state;
 mod step;
+mod stored;
 mod trees;

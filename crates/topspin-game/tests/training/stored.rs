@@ -1,0 +1,88 @@
+//! Folders of `tests/golden` that hold a model and what it must compute.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use topspin_game::pair::{Response, Tree};
+use topspin_kernels::cpu::Cpu;
+use topspin_kernels::gemm::Precision;
+use topspin_model::checkpoint::Checkpoint;
+use topspin_model::config::DecoderConfig;
+use topspin_model::decoder::Decoder;
+use topspin_rollout::Finish;
+
+use crate::common::decoder;
+
+/// The pairs of a step of self-play, and what it must come to.
+#[derive(Deserialize)]
+pub struct Spin {
+    pub beta: f64,
+    pub pairs: Vec<TokenPair>,
+    pub loss: f64,
+    pub margins: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+pub struct TokenPair {
+    pub prompt: Vec<u32>,
+    pub real: Vec<u32>,
+    pub generated: Vec<u32>,
+}
+
+/// A model, the scalars `E` and the tensors that it must compute.
+pub struct Stored<E> {
+    pub config: DecoderConfig,
+    pub params: Vec<f32>,
+    pub expected: E,
+    tensors: Vec<u8>,
+}
+
+/// A folder of `tests/golden`.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+}
+
+impl<E: DeserializeOwned> Stored<E> {
+    pub fn read(folder: &Path) -> Self {
+        let config = DecoderConfig::read(&folder.join("config.json")).unwrap();
+        let layout = config.layout();
+        let mut params = vec![0.0; layout.len()];
+        Checkpoint::open(folder).unwrap().read_parameters(&layout, &mut params).unwrap();
+        let expected = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+        let tensors = std::fs::read(folder.join("expected.safetensors")).unwrap();
+        Self { config, params, expected, tensors }
+    }
+}
+
+impl<E> Stored<E> {
+    pub fn tensor(&self, name: &str) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.tensors).unwrap();
+        let (quads, rest) = tensors.tensor(name).unwrap().data().as_chunks();
+        assert!(rest.is_empty());
+        quads.iter().map(|&quad| f32::from_le_bytes(quad)).collect()
+    }
+
+    pub fn decoder(&self) -> Decoder<Cpu> {
+        decoder(&self.config, &self.params, Precision::F32)
+    }
+
+    /// The pairs, each a tree of its own, with the log-probabilities of the stored opponent.
+    pub fn trees(&self, pairs: &[TokenPair]) -> Vec<Tree> {
+        let tree = |(at, pair): (usize, &TokenPair)| {
+            let response = |side: &str, tokens: &[u32]| Response {
+                token_ids: tokens.to_vec(),
+                logprobs: self.tensor(&format!("opponent.{at}.{side}")),
+                finish: Finish::Stop,
+            };
+            Tree {
+                prompt_id: at.to_string(),
+                prompt: pair.prompt.clone(),
+                real: response("real", &pair.real),
+                generated: vec![response("generated", &pair.generated)],
+            }
+        };
+        pairs.iter().enumerate().map(tree).collect()
+    }
+}
