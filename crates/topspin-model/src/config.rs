@@ -10,6 +10,7 @@ use topspin_kernels::device::{Activation, Attention, HeadShape, LogitScale, Norm
 pub use family::Family;
 pub(crate) use huggingface::SpecialIds;
 pub use rope::RopeScaling;
+pub(crate) use rope::yarn_attention_factor;
 
 /// Where a block's norms stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,6 +117,18 @@ pub struct DecoderConfig {
     pub logit_scale: LogitScale,
 }
 
+impl LayerKind {
+    /// Rotary layers, windowed or not.
+    pub(crate) fn rotary(windowed: Vec<bool>) -> Vec<Self> {
+        windowed.into_iter().map(|windowed| Self { windowed, rotary: true }).collect()
+    }
+}
+
+/// For each layer whether it is another than the last of a `period`.
+pub(crate) fn all_but_last(layers: usize, period: usize) -> Vec<bool> {
+    (1..=layers).map(|number| !number.is_multiple_of(period)).collect()
+}
+
 impl Default for DecoderConfig {
     /// A Llama without dimensions.
     fn default() -> Self {
@@ -152,6 +165,28 @@ impl Default for DecoderConfig {
 }
 
 impl DecoderConfig {
+    /// What all members of a family have in common, without dimensions.
+    pub(crate) fn of_family(family: Family) -> Self {
+        let base = Self { family, ..Self::default() };
+        match family {
+            Family::Llama | Family::Mistral | Family::Qwen2 | Family::Phi3 | Family::SmolLm3 | Family::Granite => base,
+            Family::Qwen3 => Self { head_norm: Some(HeadNorm::Each), ..base },
+            Family::Olmo2 => Self { norm_position: NormPosition::After, head_norm: Some(HeadNorm::All), ..base },
+            Family::Gemma2 | Family::Gemma3 => Self {
+                norm_position: NormPosition::Around,
+                norm_offset: 1.0,
+                activation: Activation::GeluTanh,
+                head_norm: (family == Family::Gemma3).then_some(HeadNorm::Each),
+                ..base
+            },
+        }
+    }
+
+    /// The factor of Gemma's embedding.
+    pub(crate) fn root_of_width(&self) -> f32 {
+        (self.hidden_size as f64).sqrt() as f32
+    }
+
     /// The attention heads.
     pub fn heads(&self) -> HeadShape {
         HeadShape { num_heads: self.num_heads, num_kv_heads: self.num_kv_heads, head_dim: self.head_dim }

@@ -135,3 +135,9 @@ impl RopeScaling {
         Ok(())
     }
 }
+
+/// What YaRN's paper suggests as the factor of rotated queries and of rotated keys, `0.1 ln(factor) + 1` (Peng et al., arXiv
+/// 2309.00071); `weight` is that of the logarithm, where a model has one.
+pub(crate) fn yarn_attention_factor(factor: f64, weight: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 }
+}

@@ -16,7 +16,9 @@ impl Flops {
         let layer = d * heads.qkv_width() + heads.q_width() * d + 3 * d * f;
         let products = 2 * (config.num_layers * layer * batch.rows()) as u64;
         let head = 2 * (d * config.vocab_size * batch.outputs.len()) as u64;
-        let attended = (0..config.num_layers).map(|layer| batch.attended(config.attention(layer).window)).sum::<u64>();
+        let windowed = (0..config.num_layers).filter(|&layer| config.attention(layer).window.is_some()).count();
+        let in_layers = |layers: usize, window| if layers > 0 { layers as u64 * batch.attended(window) } else { 0 };
+        let attended = in_layers(config.num_layers - windowed, None) + in_layers(windowed, config.sliding_window);
         let attention = 4 * heads.q_width() as u64 * attended;
         Self(products + head + attention)
     }

@@ -3,10 +3,10 @@
 //! Keys and what they leave unsaid are those of llama.cpp: its `convert_hf_to_gguf.py`, which writes the files, and the
 //! loading of each architecture, which fills in what the published models have in common.
 
-use topspin_kernels::device::{Activation, LogitScale};
+use topspin_kernels::device::LogitScale;
 
 use super::{Gguf, Value};
-use crate::config::{Biases, DecoderConfig, Family, HeadNorm, LayerKind, NormPosition, RopeScaling};
+use crate::config::{Biases, DecoderConfig, Family, LayerKind, RopeScaling, all_but_last};
 use crate::error::ModelError;
 
 /// Architectures by llama.cpp's names. Mistral's files say `llama`, and nothing of a window.
@@ -153,7 +153,6 @@ impl<'a> Settings<'a> {
         };
         self.require_head_dim("attention.value_length", head_dim)?;
         Ok(DecoderConfig {
-            family: self.family,
             vocab_size,
             hidden_size,
             intermediate_size: required("feed_forward_length")?,
@@ -167,7 +166,7 @@ impl<'a> Settings<'a> {
             tie_word_embeddings: self.gguf.tensor("output.weight").is_none(),
             biases: self.biases(),
             partial_rotary_factor: self.partial_rotary_factor(head_dim)?,
-            ..DecoderConfig::default()
+            ..DecoderConfig::of_family(self.family)
         })
     }
 
@@ -207,7 +206,7 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// What a family has and others lack.
+    /// Constants that a family has keys for and others lack.
     fn read_family(&self, config: &mut DecoderConfig) -> Result<(), ModelError> {
         let positive = |name: &str| -> Result<Option<f32>, ModelError> {
             // As in llama.cpp, 0 counts as absent.
@@ -215,23 +214,14 @@ impl<'a> Settings<'a> {
         };
         match self.family {
             Family::Gemma2 | Family::Gemma3 => {
-                config.activation = Activation::GeluTanh;
-                config.norm_position = NormPosition::Around;
-                config.norm_offset = 1.0;
-                config.embedding_multiplier = (config.hidden_size as f64).sqrt() as f32;
+                config.embedding_multiplier = config.root_of_width();
                 config.attention_scale = Some(gemma_attention_scale(config));
                 config.logit_scale.softcap = positive("final_logit_softcapping")?;
                 if self.family == Family::Gemma2 {
                     config.attention_softcap = positive("attn_logit_softcapping")?;
                 } else {
-                    config.head_norm = Some(HeadNorm::Each);
                     config.local_rope_theta = Some(self.float("rope.freq_base_swa")?.unwrap_or(10_000.0));
                 }
-            }
-            Family::Qwen3 => config.head_norm = Some(HeadNorm::Each),
-            Family::Olmo2 => {
-                config.norm_position = NormPosition::After;
-                config.head_norm = Some(HeadNorm::All);
             }
             Family::Granite => {
                 let divisor = self.required("logit_scale", positive("logit_scale")?)?;
@@ -241,7 +231,7 @@ impl<'a> Settings<'a> {
                 config.embedding_multiplier = positive("embedding_scale")?.unwrap_or(1.0);
                 config.residual_multiplier = positive("residual_scale")?.unwrap_or(1.0);
             }
-            Family::Llama | Family::Mistral | Family::Qwen2 | Family::Phi3 | Family::SmolLm3 => {}
+            _ => {}
         }
         Ok(())
     }
@@ -257,14 +247,13 @@ impl<'a> Settings<'a> {
                     Some(_) => self.windowed(layers, period)?,
                     None => vec![false; layers],
                 };
-                config.layer_kinds =
-                    windowed.into_iter().map(|windowed| LayerKind { windowed, rotary: true }).collect();
+                config.layer_kinds = LayerKind::rotary(windowed);
             }
             // llama.cpp reads the window but does without: the models do have it, in every layer.
             Family::Phi3 => config.sliding_window = self.count(WINDOW)?.filter(|&window| window > 0),
             Family::SmolLm3 => {
-                let kind = |number: usize| LayerKind { windowed: false, rotary: !number.is_multiple_of(4) };
-                config.layer_kinds = (1..=layers).map(kind).collect();
+                let rotary = all_but_last(layers, 4).into_iter();
+                config.layer_kinds = rotary.map(|rotary| LayerKind { windowed: false, rotary }).collect();
             }
             _ => {}
         }
@@ -282,7 +271,7 @@ impl<'a> Settings<'a> {
             Some(_) => self.count(WINDOW_PATTERN)?.unwrap_or(period),
             None => period,
         };
-        Ok((1..=layers).map(|number| !number.is_multiple_of(period)).collect())
+        Ok(all_but_last(layers, period))
     }
 }
 

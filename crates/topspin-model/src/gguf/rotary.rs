@@ -1,7 +1,7 @@
 //! How rotary positions are scaled, by a GGUF file's settings and by the tensors of divisors beside them.
 
 use super::families::Settings;
-use crate::config::{DecoderConfig, Family, RopeScaling};
+use crate::config::{DecoderConfig, Family, RopeScaling, yarn_attention_factor};
 use crate::error::ModelError;
 
 /// Divisors of the frequencies: those that Llama 3.1's scaling comes to.
@@ -67,7 +67,7 @@ impl Settings<'_> {
         if self.float(extrapolation)?.is_some_and(|factor| factor != 1.0) {
             return Err(self.unsupported(extrapolation));
         }
-        let suggested = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+        let suggested = yarn_attention_factor(factor, 1.0);
         let stated = self.float("rope.scaling.yarn_attn_factor")?.unwrap_or(suggested);
         Ok(RopeScaling::Yarn {
             factor,

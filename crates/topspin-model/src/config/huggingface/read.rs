@@ -7,7 +7,7 @@ use topspin_kernels::device::{Activation, LogitScale};
 
 use super::keys::Keys;
 use super::rope;
-use crate::config::{Biases, DecoderConfig, Family, HeadNorm, LayerKind, NormPosition};
+use crate::config::{Biases, DecoderConfig, Family, LayerKind, all_but_last};
 use crate::error::ModelError;
 
 /// Parts of names that arithmetic goes by. An unknown key with one of them is refused: to ignore it might give another model.
@@ -61,8 +61,8 @@ impl DecoderConfig {
             Some(n) => n,
             None => head_dim_unless_given(&keys, family, hidden_size, num_heads)?,
         };
+        let base = Self::of_family(family);
         let mut config = Self {
-            family,
             vocab_size: keys.required("vocab_size")?,
             hidden_size,
             intermediate_size: keys.required("intermediate_size")?,
@@ -73,9 +73,9 @@ impl DecoderConfig {
             max_positions: keys.optional("max_position_embeddings")?.unwrap_or(default_positions(family)),
             tie_word_embeddings: keys.bool("tie_word_embeddings")?.unwrap_or(default_tied(family)),
             rms_norm_eps: keys.float("rms_norm_eps")?.unwrap_or(default_eps(family)) as f32,
-            activation: activation(&keys, family)?,
+            activation: activation(&keys, &base)?,
             biases: biases(&keys, family)?,
-            ..Self::default()
+            ..base
         };
         read_family(&keys, &mut config)?;
         // Before anything is made one for each layer.
@@ -127,15 +127,16 @@ fn default_eps(family: Family) -> f64 {
     if matches!(family, Family::Phi3 | Family::Olmo2) { 1e-5 } else { 1e-6 }
 }
 
-fn activation(keys: &Keys, family: Family) -> Result<Activation, ModelError> {
-    let (key, default) = match family {
-        Family::Gemma2 | Family::Gemma3 => ("hidden_activation", "gelu_pytorch_tanh"),
-        _ => ("hidden_act", "silu"),
+fn activation(keys: &Keys, base: &DecoderConfig) -> Result<Activation, ModelError> {
+    let key = match base.family {
+        Family::Gemma2 | Family::Gemma3 => "hidden_activation",
+        _ => "hidden_act",
     };
-    match keys.text(key)?.unwrap_or(default) {
-        "silu" | "swish" => Ok(Activation::Silu),
-        "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-        _ => Err(keys.unsupported(key, "`silu` or `gelu_pytorch_tanh`")),
+    match keys.text(key)? {
+        None => Ok(base.activation),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        Some(_) => Err(keys.unsupported(key, "`silu` or `gelu_pytorch_tanh`")),
     }
 }
 
@@ -152,7 +153,7 @@ fn biases(keys: &Keys, family: Family) -> Result<Biases, ModelError> {
     })
 }
 
-/// What a family has and others lack.
+/// Constants that a family has keys for and others lack.
 fn read_family(keys: &Keys, config: &mut DecoderConfig) -> Result<(), ModelError> {
     let factor = |key: &str| -> Result<f32, ModelError> { Ok(keys.float(key)?.unwrap_or(1.0) as f32) };
     match config.family {
@@ -162,25 +163,14 @@ fn read_family(keys: &Keys, config: &mut DecoderConfig) -> Result<(), ModelError
                 let absent = (gemma2 && !keys.json.contains_key(key)).then_some(default);
                 Ok(keys.float(key)?.or(absent).map(|cap| cap as f32))
             };
-            config.norm_position = NormPosition::Around;
-            config.norm_offset = 1.0;
-            config.embedding_multiplier = (config.hidden_size as f64).sqrt() as f32;
+            config.embedding_multiplier = config.root_of_width();
             config.attention_scale = Some(keys.float("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5) as f32);
             config.logit_scale.softcap = softcap("final_logit_softcapping", 30.0)?;
-            config.attention_softcap = softcap("attn_logit_softcapping", 50.0)?;
-            if !gemma2 {
-                config.head_norm = Some(HeadNorm::Each);
-                // transformers reads the key, and computes as if it were not there.
-                config.attention_softcap = None;
-            }
+            // For Gemma 3 transformers reads the key too, and computes as if it were not there.
+            config.attention_softcap = softcap("attn_logit_softcapping", 50.0)?.filter(|_| gemma2);
             if keys.bool("use_bidirectional_attention")? == Some(true) {
                 return Err(keys.unsupported("use_bidirectional_attention", "`false`"));
             }
-        }
-        Family::Qwen3 => config.head_norm = Some(HeadNorm::Each),
-        Family::Olmo2 => {
-            config.norm_position = NormPosition::After;
-            config.head_norm = Some(HeadNorm::All);
         }
         Family::Granite => {
             config.attention_scale = Some(factor("attention_multiplier")?);
@@ -188,7 +178,7 @@ fn read_family(keys: &Keys, config: &mut DecoderConfig) -> Result<(), ModelError
             config.residual_multiplier = factor("residual_multiplier")?;
             config.logit_scale = LogitScale { multiplier: 1.0 / factor("logits_scaling")?, softcap: None };
         }
-        Family::Llama | Family::Mistral | Family::Qwen2 | Family::Phi3 | Family::SmolLm3 => {}
+        _ => {}
     }
     Ok(())
 }
@@ -196,9 +186,6 @@ fn read_family(keys: &Keys, config: &mut DecoderConfig) -> Result<(), ModelError
 /// The sliding window, and which layers have it or lack rotary positions.
 fn read_layers(keys: &Keys, config: &mut DecoderConfig) -> Result<(), ModelError> {
     let layers = config.num_layers;
-    let all_rotary = |windowed: Vec<bool>| -> Vec<LayerKind> {
-        windowed.into_iter().map(|windowed| LayerKind { windowed, rotary: true }).collect()
-    };
     let window = |default: usize| -> Result<Option<usize>, ModelError> {
         let absent = (!keys.json.contains_key("sliding_window")).then_some(default);
         Ok(keys.optional("sliding_window")?.or(absent))
@@ -211,7 +198,7 @@ fn read_layers(keys: &Keys, config: &mut DecoderConfig) -> Result<(), ModelError
             config.sliding_window = window(4096)?;
             let first = keys.optional("max_window_layers")?.unwrap_or(28);
             let windowed = layer_types(keys)?.unwrap_or_else(|| (0..layers).map(|layer| layer >= first).collect());
-            config.layer_kinds = all_rotary(windowed);
+            config.layer_kinds = LayerKind::rotary(windowed);
         }
         Family::Gemma2 | Family::Gemma3 => {
             config.sliding_window = window(4096)?;
@@ -219,13 +206,13 @@ fn read_layers(keys: &Keys, config: &mut DecoderConfig) -> Result<(), ModelError
                 Family::Gemma2 => 2,
                 _ => keys.optional("sliding_window_pattern")?.unwrap_or(6).max(1),
             };
-            let by_pattern = || (1..=layers).map(|number| !number.is_multiple_of(pattern)).collect();
-            config.layer_kinds = all_rotary(layer_types(keys)?.unwrap_or_else(by_pattern));
+            let by_pattern = || all_but_last(layers, pattern);
+            config.layer_kinds = LayerKind::rotary(layer_types(keys)?.unwrap_or_else(by_pattern));
         }
         Family::SmolLm3 => {
             let interval = keys.optional("no_rope_layer_interval")?.unwrap_or(4).max(1);
             let rotary: Vec<bool> = match keys.get("no_rope_layers") {
-                None => (1..=layers).map(|number| !number.is_multiple_of(interval)).collect(),
+                None => all_but_last(layers, interval),
                 Some(_) => keys.floats("no_rope_layers")?.into_iter().map(|rotary| rotary != 0.0).collect(),
             };
             config.sliding_window = if wanted { keys.optional("sliding_window")? } else { None };

@@ -1,7 +1,7 @@
 //! Rotary settings: `rope_theta` and `rope_scaling` of transformers 4, `rope_parameters` of transformers 5, or both.
 
 use super::keys::Keys;
-use crate::config::{DecoderConfig, Family, RopeScaling};
+use crate::config::{DecoderConfig, Family, RopeScaling, yarn_attention_factor};
 use crate::error::ModelError;
 
 /// Names of the object that says how rotary positions are scaled, in the order in which transformers prefers them.
@@ -105,7 +105,7 @@ fn scaling(
                     original_positions,
                     attention_factor: match object.float("attention_factor")? {
                         Some(factor) => factor,
-                        None => yarn_attention_factor(object, factor)?,
+                        None => attention_factor(object, factor)?,
                     },
                 }
             }
@@ -141,12 +141,11 @@ fn scaling(
     }
 }
 
-/// The factor that YaRN's paper suggests, or a quotient of two such.
-fn yarn_attention_factor(object: &Keys, factor: f64) -> Result<f64, ModelError> {
-    let suggested = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
+/// What YaRN's paper suggests, or a quotient of two such.
+fn attention_factor(object: &Keys, factor: f64) -> Result<f64, ModelError> {
     let weights = [object.float("mscale")?, object.float("mscale_all_dim")?];
     Ok(match weights.map(|weight| weight.filter(|&weight| weight != 0.0)) {
-        [Some(above), Some(below)] => suggested(above) / suggested(below),
-        _ => suggested(1.0),
+        [Some(above), Some(below)] => yarn_attention_factor(factor, above) / yarn_attention_factor(factor, below),
+        _ => yarn_attention_factor(factor, 1.0),
     })
 }
