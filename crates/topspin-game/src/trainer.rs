@@ -6,7 +6,8 @@
 use std::time::Instant;
 
 use topspin_kernels::device::{Buffer, Device};
-use topspin_model::decoder::{Decoder, Flops, Keep, Tape};
+use topspin_kernels::rng::Key;
+use topspin_model::decoder::{Decoder, DropoutDraw, Flops, Keep, Tape};
 
 use crate::metrics::{GameMeans, GameMetrics, Mean, Scored, StepMetrics, Throughput};
 use crate::objective::Objective;
@@ -30,6 +31,8 @@ pub struct TrainSettings {
     pub batch_tokens: usize,
     /// [`Keep::Everything`], or [`Keep::LayerInputs`] for less memory and more time; the result is the same.
     pub keep: Keep,
+    /// Random numbers of the stage, for the dropout of an adapter that has one.
+    pub dropout: Key,
 }
 
 /// Why a step could not be made. The parameters are as they were before it.
@@ -88,7 +91,7 @@ pub struct Step {
     pub throughput: Throughput,
 }
 
-/// A decoder in training.
+/// A decoder in training: all of it, or its adapter where it has one.
 pub struct Trainer<D: Device> {
     decoder: Decoder<D>,
     settings: TrainSettings,
@@ -100,10 +103,9 @@ pub struct Trainer<D: Device> {
 impl<D: Device> Trainer<D> {
     /// A trainer at its first step. `decoder` was made for forward and backward.
     pub fn new(decoder: Decoder<D>, settings: TrainSettings) -> Self {
-        let layout = decoder.config().layout();
         let device = decoder.device();
-        let optimizer = Optimizer::new(device, &layout, settings.optimizer);
-        let grads = device.alloc(layout.len());
+        let optimizer = Optimizer::new(device, &decoder.layout(), settings.optimizer);
+        let grads = device.alloc(decoder.params().len());
         let tape = Tape::new(device, settings.keep);
         Self { decoder, settings, optimizer, grads, tape }
     }
@@ -227,12 +229,20 @@ impl<D: Device> Trainer<D> {
         trees.iter().try_for_each(|tree| tree.check(self.decoder.config()))?;
         let mut throughput = Throughput::default();
         for (at, packed) in pack(trees, self.settings.batch_tokens).into_iter().enumerate() {
+            let rate = self.decoder.adapter().map_or(0.0, |adapter| adapter.config().dropout);
+            self.tape.set_dropout((rate > 0.0).then_some(DropoutDraw {
+                rate: rate as f32,
+                key: self.settings.dropout,
+                // No step has that many batches.
+                batch: u64::from(self.steps()) << 32 | at as u64,
+            }));
             let logprobs = self.decoder.logprobs(&packed.batch, &mut self.tape);
             let mut dlogp = vec![0.0; logprobs.len()];
             cost(&packed, &logprobs, &mut dlogp);
             self.decoder.backward(&packed.batch, &mut self.tape, &dlogp, &mut self.grads, at > 0);
             throughput.tokens += packed.batch.rows() as u64;
-            throughput.flops.0 += Flops::forward_and_backward(self.decoder.config(), &packed.batch).0;
+            let (config, adapter) = (self.decoder.config(), self.decoder.adapter());
+            throughput.flops.0 += Flops::forward_and_backward(config, adapter, &packed.batch).0;
         }
         throughput.seconds = start.elapsed().as_secs_f64();
         Ok(throughput)

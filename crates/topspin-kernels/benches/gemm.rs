@@ -9,7 +9,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::{
-    Numbers, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
+    Numbers, Plus, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
 };
 use topspin_kernels::simd::Level;
 
@@ -44,7 +44,13 @@ fn products(criterion: &mut Criterion) {
             let all: Vec<_> = [1, 4, 16, 64, 512, 2048].into_iter().filter(|&m| m <= largest).collect();
             let training: Vec<_> = all.iter().copied().filter(|&m| m >= 512).collect();
             group("forward", &all, &mut |m| {
-                linear_forward(black_box(&mut y[..m * n]), Numbers::F32(black_box(&x[..m * k])), &w, &weight, None);
+                linear_forward(
+                    black_box(&mut y[..m * n]),
+                    Numbers::F32(black_box(&x[..m * k])),
+                    &w,
+                    &weight,
+                    Plus::Nothing,
+                );
             });
             group("forward_in_training", &training, &mut |m| {
                 linear_forward(
@@ -52,7 +58,7 @@ fn products(criterion: &mut Criterion) {
                     Numbers::F32(black_box(&x[..m * k])),
                     &w,
                     &in_training,
-                    None,
+                    Plus::Nothing,
                 );
             });
             group("backward_input", &training, &mut |m| {
@@ -61,6 +67,7 @@ fn products(criterion: &mut Criterion) {
                     Numbers::F32(black_box(&dy[..m * n])),
                     &w,
                     &in_training,
+                    false,
                 );
             });
             group("backward_weight", &training, &mut |m| {

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use crate::gemm::Precision;
 use crate::memory::Memory;
+use crate::rng::Stream;
 
 /// A shared view of part of a buffer.
 pub struct In<'a, B> {
@@ -76,6 +77,15 @@ pub enum Rows<'a, D: Device + ?Sized> {
     Rounded(In<'a, D::Rounded>),
 }
 
+impl<D: Device + ?Sized> Clone for Rows<'_, D> {
+    fn clone(&self) -> Self {
+        match self {
+            Rows::Single(rows) => Rows::Single(rows.clone()),
+            Rows::Rounded(rows) => Rows::Rounded(rows.clone()),
+        }
+    }
+}
+
 impl<D: Device + ?Sized> Rows<'_, D> {
     /// Number of elements.
     pub fn len(&self) -> usize {
@@ -89,6 +99,26 @@ impl<D: Device + ?Sized> Rows<'_, D> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What a product is added to.
+pub enum Plus<'a, B> {
+    /// Nothing: the result is overwritten.
+    Nothing,
+    /// What stands in the result.
+    Result,
+    /// A matrix of the result's shape.
+    Matrix(In<'a, B>),
+}
+
+/// Which elements of a matrix are dropped (Srivastava et al., "Dropout", JMLR 2014): each by itself, as the random numbers
+/// at its place say. The others are divided by the share that is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Share of elements that become 0, below 1.
+    pub rate: f32,
+    /// The random numbers of the matrix.
+    pub stream: Stream,
 }
 
 /// The heads of an attention layer. A row of queries, keys and values is `[H*C | G*C | G*C]`.
@@ -296,11 +326,11 @@ pub trait Device: Send + Sync {
         residual: In<Self::Buffer>,
         norm: Norm,
     );
-    /// `dx[T,D] += ..`, `dw[D] += ..`, of both forwards.
+    /// `dx[T,D] += ..`, `dw[D] += ..` if it is wanted, of both forwards.
     fn rmsnorm_backward(
         &self,
         dx: Out<Self::Buffer>,
-        dw: Out<Self::Buffer>,
+        dw: Option<Out<Self::Buffer>>,
         dy: In<Self::Buffer>,
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
@@ -319,11 +349,11 @@ pub trait Device: Send + Sync {
         heads: HeadShape,
         norm: Norm,
     );
-    /// `dqkv[T,..]` from the gradient of `y` to that of `x`, in place; `dw += ..`.
+    /// `dqkv[T,..]` from the gradient of `y` to that of `x`, in place; `dw += ..` if it is wanted.
     fn head_norm_backward(
         &self,
         dqkv: Out<Self::Buffer>,
-        dw: Out<Self::Buffer>,
+        dw: Option<Out<Self::Buffer>>,
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
         rstd: In<Self::Buffer>,
@@ -335,17 +365,24 @@ pub trait Device: Send + Sync {
     fn weight(&self, precision: Precision, w: In<Self::Buffer>, n: usize, k: usize, for_use: Use) -> Self::Weight;
     /// The same after `w` changed.
     fn weight_update(&self, weight: &mut Self::Weight, w: In<Self::Buffer>);
-    /// `y[T,n] = x[T,k] · wᵀ`, plus `residual[T,n]` if there is one.
+    /// `y[T,n] = plus + x[T,k] · wᵀ`.
     fn linear_forward(
         &self,
         y: Out<Self::Buffer>,
         x: Rows<Self>,
         w: In<Self::Buffer>,
         weight: &Self::Weight,
-        residual: Option<In<Self::Buffer>>,
+        plus: Plus<Self::Buffer>,
     );
-    /// `dx[T,k] = dy[T,n] · w`.
-    fn linear_backward_input(&self, dx: Out<Self::Buffer>, dy: Rows<Self>, w: In<Self::Buffer>, weight: &Self::Weight);
+    /// `dx[T,k] = dy[T,n] · w`, or `+=` when `accumulate`.
+    fn linear_backward_input(
+        &self,
+        dx: Out<Self::Buffer>,
+        dy: Rows<Self>,
+        w: In<Self::Buffer>,
+        weight: &Self::Weight,
+        accumulate: bool,
+    );
     /// `dw[n,k] = dy[T,n]ᵀ · x[T,k]`, or `+=` when `accumulate`.
     fn linear_backward_weight(
         &self,
@@ -355,6 +392,30 @@ pub trait Device: Send + Sync {
         weight: &Self::Weight,
         accumulate: bool,
     );
+
+    /// The columns `columns` of `to[T,width]` become `scale * from[T,columns]`.
+    fn columns_forward(
+        &self,
+        to: Out<Self::Buffer>,
+        width: usize,
+        columns: Range<usize>,
+        from: In<Self::Buffer>,
+        scale: f32,
+    );
+    /// `dfrom[T,columns] += scale *` the columns `columns` of `dto[T,width]`.
+    fn columns_backward(
+        &self,
+        dfrom: Out<Self::Buffer>,
+        dto: In<Self::Buffer>,
+        width: usize,
+        columns: Range<usize>,
+        scale: f32,
+    );
+
+    /// `y[T,width]`: `x[T,width]` with some elements dropped.
+    fn dropout_forward(&self, y: Out<Self::Rounded>, x: Rows<Self>, width: usize, dropout: Dropout);
+    /// `dx[T,width] += dy[T,width]` with the same elements dropped.
+    fn dropout_backward(&self, dx: Out<Self::Buffer>, dy: In<Self::Buffer>, width: usize, dropout: Dropout);
 
     /// `y[T,n] += bias[n]`.
     fn bias_forward(&self, y: Out<Self::Buffer>, bias: In<Self::Buffer>);

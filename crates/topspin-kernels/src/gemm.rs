@@ -29,7 +29,8 @@ use crate::memory::Memory;
 use crate::simd::Level;
 use lanes::LANES;
 use pack::{Operand, pack_panels, steps};
-use product::{Panels, Plus, product};
+pub use product::Plus;
+use product::{Panels, product};
 
 /// What products are computed in. Sums and results are always `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,27 +139,26 @@ fn panels<'a>(packed: &'a Option<Memory<u32>>, plain: Operand<'a>) -> Panels<'a>
     packed.as_deref().map_or(Panels::Plain(plain), Panels::Packed)
 }
 
-/// `y[m,n] = x[m,k] · wᵀ`, plus `residual[m,n]` if there is one. `w` are the weights that `weight` was last updated with.
+/// `y[m,n] = plus + x[m,k] · wᵀ`. `w` are the weights that `weight` was last updated with.
 ///
 /// # Panics
-/// If the lengths of `y`, `x`, `w` and `residual` do not fit the weights or each other.
-pub fn linear_forward(y: &mut [f32], x: Numbers, w: &[f32], weight: &Weight, residual: Option<&[f32]>) {
+/// If the lengths of `y`, `x`, `w` and `plus` do not fit the weights or each other.
+pub fn linear_forward(y: &mut [f32], x: Numbers, w: &[f32], weight: &Weight, plus: Plus) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
     let panels = panels(&weight.forward, Operand::rows(Numbers::F32(w), n, k));
-    let plus = residual.map_or(Plus::Nothing, Plus::Matrix);
     product(level, precision, y, Operand::rows(x, row_count(x, k), k), panels, n, plus);
 }
 
-/// `dx[m,k] = dy[m,n] · w`.
+/// `dx[m,k] = dy[m,n] · w`, or `+=` when `accumulate`.
 ///
 /// # Panics
 /// If the lengths of `dx`, `dy` and `w` do not fit the weights or each other.
-pub fn linear_backward_input(dx: &mut [f32], dy: Numbers, w: &[f32], weight: &Weight) {
+pub fn linear_backward_input(dx: &mut [f32], dy: Numbers, w: &[f32], weight: &Weight, accumulate: bool) {
     let Weight { level, precision, n, k, .. } = *weight;
     assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
     let panels = panels(&weight.backward, Operand::columns(Numbers::F32(w), k, n));
-    product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, Plus::Nothing);
+    product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, Plus::to_result(accumulate));
 }
 
 /// `dw[n,k] = dy[m,n]ᵀ · x[m,k]`, sums over the rows, or `+=` when `accumulate`.
@@ -170,8 +170,7 @@ pub fn linear_backward_weight(dw: &mut [f32], dy: Numbers, x: Numbers, weight: &
     let m = row_count(x, k);
     assert_eq!(dy.len(), m * n, "gradient of {m} rows of {n}");
     let panels = Panels::Plain(Operand::columns(x, k, m));
-    let plus = if accumulate { Plus::Result } else { Plus::Nothing };
-    product(level, precision, dw, Operand::columns(dy, n, m), panels, k, plus);
+    product(level, precision, dw, Operand::columns(dy, n, m), panels, k, Plus::to_result(accumulate));
 }
 
 /// Number of rows of `width` in `matrix`.

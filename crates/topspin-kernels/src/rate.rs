@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::device::{Buffer, Device, Rows, Use};
+use crate::device::{Buffer, Device, Plus, Rows, Use};
 use crate::gemm::Precision;
 use crate::memory::Memory;
 
@@ -51,7 +51,7 @@ pub fn best_seconds<D: Device>(
             let len = product.rows * columns;
             let mut run = || {
                 let x = Rows::Single(x.head(product.rows * depth));
-                device.linear_forward(y.head_mut(len), x, w.head(columns * depth), &weight, None);
+                device.linear_forward(y.head_mut(len), x, w.head(columns * depth), &weight, Plus::Nothing);
                 // Reading a result waits for it where the device works on its own.
                 device.read(y.part(len - 1..len), &mut [0.0]);
             };

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::device::{
-    Activation, AdamW, Attention, Device, HeadShape, In, LogitScale, Norm, Out, RmsProp, Rows, Span, Use,
+    Activation, AdamW, Attention, Device, Dropout, HeadShape, In, LogitScale, Norm, Out, Plus, RmsProp, Rows, Span, Use,
 };
 use crate::gemm::Precision;
 use crate::memory::Memory;
@@ -163,7 +164,7 @@ impl<D: Device> Device for Timed<D> {
     fn rmsnorm_backward(
         &self,
         dx: Out<Self::Buffer>,
-        dw: Out<Self::Buffer>,
+        dw: Option<Out<Self::Buffer>>,
         dy: In<Self::Buffer>,
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
@@ -188,7 +189,7 @@ impl<D: Device> Device for Timed<D> {
     fn head_norm_backward(
         &self,
         dqkv: Out<Self::Buffer>,
-        dw: Out<Self::Buffer>,
+        dw: Option<Out<Self::Buffer>>,
         x: In<Self::Buffer>,
         w: In<Self::Buffer>,
         rstd: In<Self::Buffer>,
@@ -212,15 +213,24 @@ impl<D: Device> Device for Timed<D> {
         x: Rows<Self>,
         w: In<Self::Buffer>,
         weight: &Self::Weight,
-        residual: Option<In<Self::Buffer>>,
+        plus: Plus<Self::Buffer>,
     ) {
         self.count(y.range.len() / weight.n, weight.n, weight.k);
-        self.time("linear_forward", |device| device.linear_forward(y, inner(x), w, &weight.weight, residual))
+        self.time("linear_forward", |device| device.linear_forward(y, inner(x), w, &weight.weight, plus))
     }
 
-    fn linear_backward_input(&self, dx: Out<Self::Buffer>, dy: Rows<Self>, w: In<Self::Buffer>, weight: &Self::Weight) {
+    fn linear_backward_input(
+        &self,
+        dx: Out<Self::Buffer>,
+        dy: Rows<Self>,
+        w: In<Self::Buffer>,
+        weight: &Self::Weight,
+        accumulate: bool,
+    ) {
         self.count(dy.len() / weight.n, weight.k, weight.n);
-        self.time("linear_backward_input", |device| device.linear_backward_input(dx, inner(dy), w, &weight.weight))
+        self.time("linear_backward_input", |device| {
+            device.linear_backward_input(dx, inner(dy), w, &weight.weight, accumulate)
+        })
     }
 
     fn linear_backward_weight(
@@ -235,6 +245,36 @@ impl<D: Device> Device for Timed<D> {
         self.time("linear_backward_weight", |device| {
             device.linear_backward_weight(dw, inner(dy), inner(x), &weight.weight, accumulate)
         })
+    }
+
+    fn columns_forward(
+        &self,
+        to: Out<Self::Buffer>,
+        width: usize,
+        columns: Range<usize>,
+        from: In<Self::Buffer>,
+        scale: f32,
+    ) {
+        self.time("columns_forward", |device| device.columns_forward(to, width, columns, from, scale))
+    }
+
+    fn columns_backward(
+        &self,
+        dfrom: Out<Self::Buffer>,
+        dto: In<Self::Buffer>,
+        width: usize,
+        columns: Range<usize>,
+        scale: f32,
+    ) {
+        self.time("columns_backward", |device| device.columns_backward(dfrom, dto, width, columns, scale))
+    }
+
+    fn dropout_forward(&self, y: Out<Self::Rounded>, x: Rows<Self>, width: usize, dropout: Dropout) {
+        self.time("dropout_forward", |device| device.dropout_forward(y, inner(x), width, dropout))
+    }
+
+    fn dropout_backward(&self, dx: Out<Self::Buffer>, dy: In<Self::Buffer>, width: usize, dropout: Dropout) {
+        self.time("dropout_backward", |device| device.dropout_backward(dx, dy, width, dropout))
     }
 
     fn bias_forward(&self, y: Out<Self::Buffer>, bias: In<Self::Buffer>) {

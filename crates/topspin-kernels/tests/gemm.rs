@@ -5,7 +5,7 @@ use half::bf16;
 use proptest::prelude::*;
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::{
-    Numbers, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
+    Numbers, Plus, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
 };
 use topspin_kernels::simd::Level;
 
@@ -55,7 +55,7 @@ fn check(
 
 fn check_all(m: usize, n: usize, k: usize, seed: u64, accumulate: bool) {
     let (x, w, dy) = (random(m * k, seed), random(n * k, seed + 1), random(m * n, seed + 2));
-    let (y0, dw0) = (random(m * n, seed + 3), random(n * k, seed + 5));
+    let (y0, dx0, dw0) = (random(m * n, seed + 3), random(m * k, seed + 4), random(n * k, seed + 5));
     for level in Level::available() {
         for precision in PRECISIONS {
             let what = |name: &str| format!("{name}, {precision:?}, {level}, accumulate {accumulate}");
@@ -66,12 +66,19 @@ fn check_all(m: usize, n: usize, k: usize, seed: u64, accumulate: bool) {
                 let mut y = vec![f32::NAN; m * n];
                 let residual = accumulate.then_some(&y0[..]);
                 // Added to another matrix than the result, which is of any content.
-                linear_forward(&mut y, Numbers::F32(&x), &w, &weight, residual);
+                let plus = residual.map_or(Plus::Nothing, Plus::Matrix);
+                linear_forward(&mut y, Numbers::F32(&x), &w, &weight, plus);
                 check(&what("forward"), &y, residual, [m, n, k], |i, d| xs[i * k + d], |j, d| ws[j * k + d]);
+                if accumulate {
+                    let mut sum = y0.clone();
+                    linear_forward(&mut sum, Numbers::F32(&x), &w, &weight, Plus::Result);
+                    assert_eq!(bits(&sum), bits(&y), "{}", what("added to the result"));
+                }
 
-                let mut dx = vec![f32::NAN; m * k];
-                linear_backward_input(&mut dx, Numbers::F32(&dy), &w, &weight);
-                check(&what("input"), &dx, None, [m, k, n], |i, d| dys[i * n + d], |j, d| ws[d * k + j]);
+                let mut dx = if accumulate { dx0.clone() } else { vec![f32::NAN; m * k] };
+                linear_backward_input(&mut dx, Numbers::F32(&dy), &w, &weight, accumulate);
+                let before = accumulate.then_some(&dx0[..]);
+                check(&what("input"), &dx, before, [m, k, n], |i, d| dys[i * n + d], |j, d| ws[d * k + j]);
 
                 let mut dw = dw0.clone();
                 linear_backward_weight(&mut dw, Numbers::F32(&dy), Numbers::F32(&x), &weight, accumulate);
@@ -93,13 +100,13 @@ fn check_invariance(m: usize, n: usize, k: usize, seed: u64, levels: &[Level]) {
                 .map(|for_use| Weight::prepare(level, precision, &w, n, k, for_use));
             let by = |weight: &Weight, x: &[f32], rows: usize| {
                 let mut y = vec![f32::NAN; rows * n];
-                linear_forward(&mut y, Numbers::F32(x), &w, weight, None);
+                linear_forward(&mut y, Numbers::F32(x), &w, weight, Plus::Nothing);
                 y
             };
             let forward = |x: &[f32], rows: usize| by(&weight, x, rows);
             let backward = |dy: &[f32], rows: usize| {
                 let mut dx = vec![f32::NAN; rows * k];
-                linear_backward_input(&mut dx, Numbers::F32(dy), &w, &in_training);
+                linear_backward_input(&mut dx, Numbers::F32(dy), &w, &in_training, false);
                 dx
             };
             let gradient = || {
@@ -146,8 +153,8 @@ fn check_rounded(m: usize, n: usize, k: usize, seed: u64) {
         let weight = Weight::prepare(level, Precision::Bf16, &w, n, k, Use::ForwardAndBackward);
         let all = |x: Numbers, dy: Numbers| {
             let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
-            linear_forward(&mut y, x, &w, &weight, None);
-            linear_backward_input(&mut dx, dy, &w, &weight);
+            linear_forward(&mut y, x, &w, &weight, Plus::Nothing);
+            linear_backward_input(&mut dx, dy, &w, &weight, false);
             linear_backward_weight(&mut dw, dy, x, &weight, false);
             [y, dx, dw].map(|result| bits(&result))
         };
@@ -191,8 +198,8 @@ fn bf16_is_the_same_bits_at_every_level() {
         let all = |level: Level| {
             let weight = Weight::prepare(level, Precision::Bf16, &w, n, k, Use::ForwardAndBackward);
             let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
-            linear_forward(&mut y, Numbers::F32(&x), &w, &weight, None);
-            linear_backward_input(&mut dx, Numbers::F32(&dy), &w, &weight);
+            linear_forward(&mut y, Numbers::F32(&x), &w, &weight, Plus::Nothing);
+            linear_backward_input(&mut dx, Numbers::F32(&dy), &w, &weight, false);
             linear_backward_weight(&mut dw, Numbers::F32(&dy), Numbers::F32(&x), &weight, true);
             [y, dx, dw].map(|result| bits(&result))
         };
@@ -233,7 +240,7 @@ fn elements_of_real_layers_depend_on_their_row_and_column_alone() {
 fn a_product_in_single_precision_refuses_rounded_rows() {
     let w = random(6, 1);
     let weight = Weight::prepare(Level::detect(), Precision::F32, &w, 2, 3, Use::Forward);
-    linear_forward(&mut [0.0; 2], Numbers::Bf16(&[0; 3]), &w, &weight, None);
+    linear_forward(&mut [0.0; 2], Numbers::Bf16(&[0; 3]), &w, &weight, Plus::Nothing);
 }
 
 #[test]
@@ -247,7 +254,7 @@ fn update_forgets_the_old_weights() {
         let fresh = Weight::prepare(level, precision, &new, n, k, Use::Forward);
         let forward = |weight: &Weight| {
             let mut y = vec![0.0; 3 * n];
-            linear_forward(&mut y, Numbers::F32(&x), &new, weight, None);
+            linear_forward(&mut y, Numbers::F32(&x), &new, weight, Plus::Nothing);
             bits(&y)
         };
         assert_eq!(forward(&updated), forward(&fresh));

@@ -17,6 +17,7 @@ use crate::error::ModelError;
 use crate::tokenizer::read_object;
 
 pub use save::{SaveDtype, save_folder};
+pub(crate) use save::{write_json, write_shard};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -32,6 +33,8 @@ const CHUNK: usize = 1 << 16;
 pub struct Checkpoint {
     files: Vec<PathBuf>,
     tensors: BTreeMap<String, Stored>,
+    /// Name of the file of settings that the shapes follow from.
+    settings: &'static str,
 }
 
 /// Where one tensor lies.
@@ -51,9 +54,7 @@ impl Checkpoint {
         let single = dir.join(SINGLE);
         let index = dir.join(INDEX);
         if single.exists() {
-            let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
-            checkpoint.add_file(single)?;
-            return Ok(checkpoint);
+            return Self::open_file(single, "config.json");
         }
         match read_object(index.clone())? {
             Some(object) => Self::open_shards(dir, &index, object.get("weight_map")),
@@ -93,7 +94,7 @@ impl Checkpoint {
                 }
             };
         }
-        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), settings: "config.json" };
         for name in names {
             checkpoint.add_file(dir.join(name))?;
         }
@@ -108,6 +109,13 @@ impl Checkpoint {
                 ));
             }
         }
+        Ok(checkpoint)
+    }
+
+    /// Reads the header of one file, whose shapes follow from the file `settings` beside it.
+    pub(crate) fn open_file(path: PathBuf, settings: &'static str) -> Result<Self, ModelError> {
+        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), settings };
+        checkpoint.add_file(path)?;
         Ok(checkpoint)
     }
 
@@ -149,7 +157,8 @@ impl Checkpoint {
             let stored = self.stored(entry)?;
             let path = &self.files[stored.file];
             if stored.shape != entry.shape {
-                let problem = format!("has the shape {:?}; `config.json` asks for {:?}", stored.shape, entry.shape);
+                let problem =
+                    format!("has the shape {:?}; `{}` asks for {:?}", stored.shape, self.settings, entry.shape);
                 return Err(ModelError::tensor(path, &entry.name, problem));
             }
             if !matches!(stored.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {

@@ -49,6 +49,14 @@ pub enum ModelError {
         /// Those that are supported, as such a file names them.
         known: String,
     },
+    /// An adapter's settings do not fit the model.
+    #[error("cannot use the adapter of `{}`: {problem}", path.display())]
+    Adapter {
+        /// `adapter_config.json`.
+        path: PathBuf,
+        /// Why, and what would mend it.
+        problem: String,
+    },
     /// A weight file as a whole cannot be used.
     #[error("cannot use the weights in `{}`: {problem}", path.display())]
     Weights {

@@ -1,5 +1,6 @@
 //! The decoder, its weights, tokenizer and chat template.
 
+pub mod adapter;
 pub mod batch;
 pub mod chat;
 pub mod checkpoint;

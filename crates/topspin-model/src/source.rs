@@ -9,9 +9,15 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use topspin_files::{Action, FileError};
 
+use topspin_kernels::device::{Device, Use};
+use topspin_kernels::gemm::Precision;
+use topspin_kernels::memory::Memory;
+
+use crate::adapter::AdapterFiles;
 use crate::chat::ChatTemplate;
 use crate::checkpoint::Checkpoint;
 use crate::config::DecoderConfig;
+use crate::decoder::Decoder;
 use crate::dialect::Dialect;
 use crate::error::ModelError;
 use crate::gguf::{self, Gguf};
@@ -25,6 +31,8 @@ pub enum ModelSource {
     Folder(PathBuf),
     /// A GGUF file.
     Gguf(PathBuf),
+    /// An adapter's folder, and the model that it was trained on.
+    Adapter(PathBuf, Box<ModelSource>),
 }
 
 impl ModelSource {
@@ -36,11 +44,11 @@ impl ModelSource {
     /// [`resolve`](Self::resolve) with another Hub than the environment's.
     pub fn resolve_with(spec: &str, hub: &Hub) -> Result<Self, ModelError> {
         if let Some(model) = spec.strip_prefix("hf:") {
-            return hub.fetch(model).map(Self::Folder);
+            return Self::of_folder(&hub.fetch(model)?, hub);
         }
         let path = Path::new(spec);
         if path.is_dir() {
-            return Ok(Self::Folder(path.into()));
+            return Self::of_folder(path, hub);
         }
         let problem = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.exists() {
             return Ok(Self::Gguf(path.into()));
@@ -52,10 +60,24 @@ impl ModelSource {
         Err(ModelError::NotAModel { spec: spec.into(), problem: problem.into() })
     }
 
-    /// The folder or the file.
+    /// A folder with a model, or with an adapter of one.
+    fn of_folder(path: &Path, hub: &Hub) -> Result<Self, ModelError> {
+        if !AdapterFiles::is_in(path) {
+            return Ok(Self::Folder(path.into()));
+        }
+        match Self::resolve_with(&AdapterFiles::base_of(path)?, hub)? {
+            Self::Adapter(base, _) => {
+                let problem = format!("its base `{}` is an adapter too; merge that one first", base.display());
+                Err(ModelError::NotAModel { spec: path.display().to_string(), problem })
+            }
+            base => Ok(Self::Adapter(path.into(), base.into())),
+        }
+    }
+
+    /// The folder or the file; of an adapter its own.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Folder(path) | Self::Gguf(path) => path,
+            Self::Folder(path) | Self::Gguf(path) | Self::Adapter(path, _) => path,
         }
     }
 }
@@ -75,6 +97,7 @@ pub struct ModelFiles {
     pub dialect: Dialect,
     source: ModelSource,
     weights: Weights,
+    adapter: Option<AdapterFiles>,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +123,10 @@ impl ModelFiles {
     pub fn open(source: &ModelSource) -> Result<Self, ModelError> {
         let source = source.clone();
         let files = match &source {
+            ModelSource::Adapter(dir, base) => {
+                let base = Self::open(base)?;
+                return Ok(Self { adapter: Some(AdapterFiles::open(dir, &base.config)?), source, ..base });
+            }
             ModelSource::Folder(dir) => {
                 let path = dir.join("config.json");
                 let Some(json) = tokenizer::read_object(path.clone())? else {
@@ -116,6 +143,7 @@ impl ModelFiles {
                     dialect: Dialect::new(tokenizer, template),
                     source,
                     weights: Weights::Checkpoint(weights),
+                    adapter: None,
                 }
             }
             ModelSource::Gguf(path) => {
@@ -123,7 +151,7 @@ impl ModelFiles {
                 let config = weights.config()?;
                 weights.check(&config)?;
                 let dialect = gguf::read_dialect(&weights)?;
-                Self { config, dialect, source, weights: Weights::Gguf(weights) }
+                Self { config, dialect, source, weights: Weights::Gguf(weights), adapter: None }
             }
         };
         let (ids, rows) = (files.dialect.tokenizer().vocab_size(), files.config.vocab_size);
@@ -141,11 +169,39 @@ impl ModelFiles {
         &self.source
     }
 
-    /// Reads all parameters, as f32, into the arena `out` of [`DecoderConfig::layout`].
+    /// The adapter, if this is a model with one.
+    pub fn adapter(&self) -> Option<&AdapterFiles> {
+        self.adapter.as_ref()
+    }
+
+    /// The model with its weights, and with its adapter if it has one.
+    pub fn decoder<D: Device>(&self, device: D, precision: Precision, for_use: Use) -> Result<Decoder<D>, ModelError> {
+        let mut parameters = Memory::zeroed(self.config.layout().len());
+        self.read_base(&mut parameters)?;
+        let decoder = Decoder::new(device, self.config.clone(), parameters, precision, for_use);
+        match &self.adapter {
+            Some(files) => files.attach(decoder),
+            None => Ok(decoder),
+        }
+    }
+
+    /// Reads all parameters, as f32, into the arena `out` of [`DecoderConfig::layout`]; an adapter is merged into them.
     ///
     /// # Panics
     /// If `out` is not of the arena's size.
     pub fn read_parameters(&self, out: &mut [f32]) -> Result<(), ModelError> {
+        self.read_base(out)?;
+        if let Some(files) = &self.adapter {
+            files.adapter().merge_into(&files.parameters()?, &self.config, out);
+        }
+        Ok(())
+    }
+
+    /// Reads the parameters of the model as it is without an adapter.
+    ///
+    /// # Panics
+    /// If `out` is not of the arena's size.
+    pub fn read_base(&self, out: &mut [f32]) -> Result<(), ModelError> {
         match &self.weights {
             Weights::Checkpoint(checkpoint) => checkpoint.read_parameters(&self.config.layout(), out),
             Weights::Gguf(gguf) => gguf.read_parameters(&self.config, out),
@@ -154,17 +210,22 @@ impl ModelFiles {
 
     /// SHA-256, in hexadecimal, over all files that decide what the model does. It does not depend on where they are.
     pub fn fingerprint(&self) -> Result<String, ModelError> {
-        let files: Vec<PathBuf> = match &self.weights {
+        let base = match &self.source {
+            ModelSource::Adapter(_, base) => base.path(),
+            source => source.path(),
+        };
+        let mut files: Vec<PathBuf> = match &self.weights {
             Weights::Checkpoint(checkpoint) => {
-                let beside = FOLDER_FILES.map(|name| self.source.path().join(name));
+                let beside = FOLDER_FILES.map(|name| base.join(name));
                 beside.into_iter().filter(|path| path.exists()).chain(checkpoint.files().iter().cloned()).collect()
             }
-            Weights::Gguf(_) => vec![self.source.path().into()],
+            Weights::Gguf(_) => vec![base.into()],
         };
+        files.extend(self.adapter.iter().flat_map(AdapterFiles::files));
         let mut all = Sha256::new();
         for path in files {
             // Names and digests rather than contents: then no two sets of files look alike.
-            if let (ModelSource::Folder(_), Some(name)) = (&self.source, path.file_name()) {
+            if let (false, Some(name)) = (matches!(self.source, ModelSource::Gguf(_)), path.file_name()) {
                 all.update(name.as_encoded_bytes());
                 all.update([0]);
             }

@@ -225,7 +225,7 @@ impl<'a, D: Device> Engine<'a, D> {
     fn count(&mut self, prompt_rows: usize) {
         self.progress.rows += self.batch.rows() as u64;
         self.progress.prompt_rows += prompt_rows as u64;
-        self.progress.flops += Flops::forward(self.decoder.config(), &self.batch).0;
+        self.progress.flops += Flops::forward(self.decoder.config(), self.decoder.adapter(), &self.batch).0;
     }
 
     /// Hands the tokens to their sequences, and out those that have ended.

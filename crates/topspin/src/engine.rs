@@ -7,7 +7,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::Precision;
-use topspin_kernels::memory::Memory;
 use topspin_kernels::simd::Level;
 use topspin_model::decoder::Decoder;
 use topspin_model::hub::Hub;
@@ -31,10 +30,8 @@ impl Model {
     /// The two are apart so that all that can be found wrong with the data is found before the weights are read.
     pub fn load(files: ModelFiles, flags: &ModelFlags, for_use: Use) -> anyhow::Result<Self> {
         let precision = prepare(&flags.compute)?;
-        let mut params = Memory::zeroed(files.config.layout().len());
-        files.read_parameters(&mut params)?;
-        say(&flags.model, params.len(), precision);
-        let decoder = Decoder::new(Cpu::new(), files.config.clone(), params, precision, for_use);
+        let decoder = files.decoder(Cpu::new(), precision, for_use)?;
+        say(&flags.model, files.config.layout().len(), precision);
         Ok(Self { files, decoder })
     }
 }

@@ -13,7 +13,7 @@ const MAX_WEIGHT: f64 = 100.0;
 impl Config {
     /// Whether every value is in its range and every list fits the number of iterations.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { model, data, sft, game, rollout, train, eval, output } = self;
+        let Self { model, adapter, data, sft, game, rollout, train, eval, output } = self;
         let is_missing = [
             ("model.path", model.path.is_empty()),
             ("data.train", data.train.is_empty()),
@@ -24,6 +24,13 @@ impl Config {
         }
 
         self.lengths()?;
+        positive("adapter.alpha", adapter.alpha)?;
+        if !(0.0..1.0).contains(&adapter.dropout) {
+            return range("adapter.dropout", adapter.dropout, "0 or above, and below 1");
+        }
+        if adapter.merge && adapter.rank == 0 {
+            return range("adapter.merge", true, "false where there is no adapter: `adapter.rank` makes one");
+        }
         for source in data.train.to_vec() {
             if !(source.weight > 0.0 && source.weight <= MAX_WEIGHT) {
                 return range("data.train.weight", source.weight, &format!("above 0, and {MAX_WEIGHT} at most"));

@@ -14,7 +14,9 @@ mod tests;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 use topspin_data::RecordShape;
+use topspin_model::adapter::{LoraConfig, Targets};
 
 pub use error::ConfigError;
 pub use sources::{Part, Sources, fetch};
@@ -28,6 +30,8 @@ use crate::schedule::{PerIteration, Shape};
 pub struct Config {
     /// The model that the run starts from.
     pub model: Model,
+    /// An adapter that is trained in place of the model's own parameters.
+    pub adapter: Adapter,
     /// Prompts and their good responses.
     pub data: Data,
     /// Supervised warm-up, and the supervised controls.
@@ -50,6 +54,53 @@ pub struct Config {
 pub struct Model {
     /// A Hugging Face folder, a GGUF file, or `hf:org/name`. Required: no model suits every data set.
     pub path: String,
+}
+
+/// `[adapter]`: an adapter of low rank (LoRA, arXiv 2106.09685) that is trained in place of the model's own parameters. Names and
+/// defaults that are not ours are PEFT's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Adapter {
+    /// Rank of its matrices; 0: no adapter, all parameters of the model are trained. With an adapter take learning rates
+    /// some ten times as high. Where `model.path` is an adapter's folder, that adapter is trained on, and this stays 0.
+    pub rank: usize,
+    /// Its weight is `alpha / rank`, or `alpha / sqrt(rank)` with `rank_stabilized`.
+    pub alpha: f64,
+    /// Rank-stabilised LoRA (arXiv 2312.03732): for large ranks.
+    pub rank_stabilized: bool,
+    /// Share of what it reads that is dropped in training. 0: an iteration sees its pairs once; and only then are an
+    /// iteration's first margins exactly 0.
+    pub dropout: f64,
+    /// The linear layers that have one: `"all-linear"`, a list of names such as `["q_proj", "v_proj"]`, or a regular
+    /// expression that whole names match, such as `'.*\.mlp\..*'`.
+    pub targets: Targets,
+    /// Whether it is merged into the model at the end of each stage, and the next stage begins a new one. Off: one adapter
+    /// goes through the whole run, and the model below it stays as it came.
+    pub merge: bool,
+}
+
+impl Default for Adapter {
+    fn default() -> Self {
+        Self { rank: 0, alpha: 32.0, rank_stabilized: false, dropout: 0.0, targets: Targets::AllLinear, merge: false }
+    }
+}
+
+impl Adapter {
+    /// The settings of the adapter, if there is to be one.
+    pub fn lora(&self) -> Option<LoraConfig> {
+        let &Self { rank, alpha, rank_stabilized, dropout, ref targets, merge: _ } = self;
+        (rank > 0).then(|| LoraConfig {
+            rank,
+            alpha,
+            rank_stabilized,
+            dropout,
+            targets: targets.clone(),
+            exclude: None,
+            layers: None,
+            rank_pattern: Map::new(),
+            alpha_pattern: Map::new(),
+        })
+    }
 }
 
 /// `[data]`: prompts and their good responses.

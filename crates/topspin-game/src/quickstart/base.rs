@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use topspin_kernels::device::{Device, Use};
 use topspin_kernels::gemm::Precision;
-use topspin_kernels::rng::Rng;
+use topspin_kernels::rng::{Key, Rng};
 use topspin_model::chat::Message;
 use topspin_model::checkpoint::{SaveDtype, save_folder};
 use topspin_model::config::DecoderConfig;
@@ -91,6 +91,7 @@ pub fn train<D: Device + Clone>(
         max_grad_norm: Some(1.0),
         batch_tokens: usize::MAX,
         keep: Keep::Everything,
+        dropout: Key::new(seed, "dropout", 0),
     };
     let parameters = initial_parameters(&config, seed);
     // So small a model gains nothing from bf16.

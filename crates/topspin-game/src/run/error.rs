@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use topspin_data::{DataError, Place};
 use topspin_eval::EvalError;
 use topspin_files::FileError;
+use topspin_model::adapter::AdapterError;
 use topspin_model::error::ModelError;
 use topspin_rollout::RolloutError;
 
@@ -28,6 +29,19 @@ pub enum RunError {
     /// The model cannot be used or saved.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The settings of `[adapter]` do not fit the model.
+    #[error("`[adapter]` cannot be used: {0}")]
+    Adapter(#[from] AdapterError),
+    /// Two adapters at once.
+    #[error(
+        "`model.path` is the adapter `{}` already, and `adapter.rank` asks for another; leave `[adapter]` out to train this one \
+         on, or merge it first with `topspin export`",
+        dir.display()
+    )]
+    TwoAdapters {
+        /// The folder that `model.path` names.
+        dir: PathBuf,
+    },
     /// Responses cannot be generated.
     #[error(transparent)]
     Rollout(#[from] RolloutError),

@@ -16,7 +16,7 @@
 //!   pairs.jsonl      one line per prompt: its real and generated responses with the opponent's log-probabilities
 //!   metrics.jsonl    one line per optimizer step; a function of the inputs alone
 //!   throughput.jsonl one line per optimizer step; what the clock said
-//!   model/           a Hugging Face checkpoint folder
+//!   model/           a Hugging Face checkpoint folder, or an adapter's in PEFT's layout
 //!   greedy.jsonl, sampled.jsonl   generations of the evaluation
 //!   eval.json        its figures
 //! best -> iter-k
@@ -41,7 +41,7 @@ mod summary;
 mod tests;
 mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
@@ -49,7 +49,7 @@ use serde_json::{Map, Value};
 use topspin_files::Lock;
 use topspin_kernels::device::{Device, Use};
 use topspin_kernels::gemm::Precision;
-use topspin_kernels::memory::Memory;
+use topspin_model::adapter::{Adapter, AdapterFiles};
 use topspin_model::decoder::Decoder;
 use topspin_model::source::{ModelFiles, ModelSource};
 
@@ -218,17 +218,32 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// The model that the stage folder `of` ended with.
     fn decoder(&self, of: &str, for_use: Use) -> Result<Decoder<D>, RunError> {
-        if of == BASE {
-            return self.decoder_of(&self.base, for_use);
-        }
-        let source = ModelSource::Folder(self.path(of).join("model"));
-        self.decoder_of(&ModelFiles::open(&source)?, for_use)
+        let files = match of {
+            BASE => self.base.clone(),
+            of => self.saved(&self.path(of).join("model"))?,
+        };
+        Ok(files.decoder(self.device.clone(), self.precision, for_use)?)
     }
 
-    /// A decoder with the weights of `files`.
-    fn decoder_of(&self, files: &ModelFiles, for_use: Use) -> Result<Decoder<D>, RunError> {
-        let mut parameters = Memory::zeroed(files.config.layout().len());
-        files.read_parameters(&mut parameters)?;
-        Ok(Decoder::new(self.device.clone(), files.config.clone(), parameters, self.precision, for_use))
+    /// The model in a folder that a stage saved: a whole one, or an adapter of the one that the run started from.
+    fn saved(&self, dir: &Path) -> Result<ModelFiles, RunError> {
+        if !AdapterFiles::is_in(dir) {
+            return Ok(ModelFiles::open(&ModelSource::Folder(dir.into()))?);
+        }
+        let base = match self.base.source() {
+            ModelSource::Adapter(_, base) => base.clone(),
+            base => Box::new(base.clone()),
+        };
+        Ok(ModelFiles::open(&ModelSource::Adapter(dir.into(), base))?)
+    }
+
+    /// The model that the stage folder `of` ended with, to be trained in the stage `number`: with a new adapter where one is
+    /// wanted and there is none yet.
+    fn trainee(&self, of: &str, number: u64) -> Result<Decoder<D>, RunError> {
+        let decoder = self.decoder(of, Use::ForwardAndBackward)?;
+        let (Some(config), None) = (self.config.adapter.lora(), decoder.adapter()) else { return Ok(decoder) };
+        let adapter = Adapter::new(config, decoder.config())?;
+        let parameters = adapter.initial(self.config.game.seed, number);
+        Ok(decoder.with_adapter(adapter, parameters))
     }
 }

@@ -9,6 +9,7 @@ use topspin_data::Source;
 use topspin_files::{Action, FileError};
 use topspin_kernels::device::Device;
 use topspin_kernels::gemm::Precision;
+use topspin_model::adapter::Adapter;
 use topspin_model::chat::ChatTemplate;
 use topspin_model::source::{ModelFiles, ModelSource};
 
@@ -43,6 +44,13 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         }
 
         let mut base = ModelFiles::open(&ModelSource::resolve(&config.model.path)?)?;
+        if let Some(adapter) = config.adapter.lora() {
+            if base.adapter().is_some() {
+                return Err(RunError::TwoAdapters { dir: base.source().path().into() });
+            }
+            // Now rather than when the first stage begins to train.
+            Adapter::new(adapter, &base.config)?;
+        }
         let files = DataFiles::find(&config)?;
         let inputs = inputs(&base, &files)?;
         let mut manifest = if begun {

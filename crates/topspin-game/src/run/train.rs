@@ -4,12 +4,15 @@ use std::ops::Range;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use topspin_kernels::device::{Device, Use};
+use topspin_kernels::device::Device;
+use topspin_kernels::rng::Key;
+use topspin_model::adapter::{AdapterFiles, save_adapter};
 use topspin_model::checkpoint::{SaveDtype as Dtype, save_folder};
 use topspin_model::decoder::{Decoder, Keep};
+use topspin_model::source::ModelSource;
 
 use super::lines::{Lines, read_lines};
-use super::{Done, Run, RunError};
+use super::{BASE, Done, Run, RunError};
 use crate::config::{OptimizerKind, SaveDtype};
 use crate::metrics::{GameMetrics, StepMetrics, Throughput};
 use crate::objective::Objective;
@@ -108,13 +111,11 @@ pub struct TrainFigures {
 impl<D: Device + Clone> Run<'_, D> {
     /// The supervised stage; where it is switched off, the model as it came.
     pub(super) fn supervised(&mut self) -> Result<Done, RunError> {
-        let decoder = |run: &Self, for_use| run.decoder_of(&run.base, for_use);
+        let decoder = self.trainee(BASE, SUPERVISED)?;
         if !self.config.sft.enabled {
-            let decoder = decoder(self, Use::Forward)?;
             self.save("iter-0", &decoder)?;
             return Ok(Done::new([], &TrainFigures::default()));
         }
-        let decoder = decoder(self, Use::ForwardAndBackward)?;
         let sft = &self.config.sft;
         let course = Course {
             folder: "iter-0".into(),
@@ -132,7 +133,7 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// The supervised control `n`: more of the same.
     pub(super) fn control(&mut self, n: usize) -> Result<Done, RunError> {
-        let decoder = self.decoder("iter-0", Use::ForwardAndBackward)?;
+        let decoder = self.trainee("iter-0", CONTROL)?;
         let sft = &self.config.sft;
         let control = &sft.controls[n - 1];
         let course = Course {
@@ -159,11 +160,11 @@ impl<D: Device + Clone> Run<'_, D> {
                 "{folder}: every sample is the real response itself, so there is nothing left to learn from; the model \
                  stays as it is"
             ));
-            let decoder = self.decoder(&before, Use::Forward)?;
+            let decoder = self.trainee(&before, k as u64)?;
             self.save(&folder, &decoder)?;
             return Ok(Done::new([], &TrainFigures::default()));
         }
-        let decoder = self.decoder(&before, Use::ForwardAndBackward)?;
+        let decoder = self.trainee(&before, k as u64)?;
         let (game, train) = (&self.config.game, &self.config.train);
         let lessons = Lessons::Game {
             trees,
@@ -251,19 +252,39 @@ impl<D: Device + Clone> Run<'_, D> {
             max_grad_norm: if train.clip > 0.0 { Some(train.clip) } else { None },
             batch_tokens: train.batch_tokens,
             keep: if train.recompute { Keep::LayerInputs } else { Keep::Everything },
+            dropout: Key::new(self.config.game.seed, "dropout", course.number),
         }
     }
 
-    /// Saves the model of a stage folder.
+    /// Saves the model of a stage folder: all of it, or the adapter that goes through the run.
     fn save(&self, folder: &str, decoder: &Decoder<D>) -> Result<(), RunError> {
         let dtype = match self.config.output.save_dtype {
             SaveDtype::F32 => Dtype::F32,
             SaveDtype::Bf16 => Dtype::Bf16,
         };
-        let (path, parameters) = (self.path(folder).join("model"), decoder.read_params());
-        topspin_files::write_dir_atomic(&path, |dir| {
-            save_folder(dir, decoder.config(), &parameters, dtype, &self.base.dialect).map_err(RunError::from)
+        let (path, trained) = (self.path(folder).join("model"), decoder.read_params());
+        topspin_files::write_dir_atomic(&path, |dir| match decoder.adapter() {
+            Some(adapter) if !self.config.adapter.merge => {
+                save_adapter(dir, adapter, &trained, &self.base_name()?).map_err(RunError::from)
+            }
+            adapter => {
+                let merged = adapter.map(|adapter| {
+                    let mut model = decoder.read_base();
+                    adapter.merge_into(&trained, decoder.config(), &mut model);
+                    model
+                });
+                let parameters = merged.as_deref().unwrap_or(&trained);
+                save_folder(dir, decoder.config(), parameters, dtype, &self.base.dialect).map_err(RunError::from)
+            }
         })
+    }
+
+    /// The model below the run's adapter, as a user names it.
+    fn base_name(&self) -> Result<String, RunError> {
+        match self.base.source() {
+            ModelSource::Adapter(dir, _) => Ok(AdapterFiles::base_of(dir)?),
+            _ => Ok(self.config.model.path.clone()),
+        }
     }
 
     fn throughput_line(&self, step: u32, throughput: Throughput) -> ThroughputLine {

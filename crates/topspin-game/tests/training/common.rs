@@ -13,7 +13,7 @@ use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::memory::Memory;
-use topspin_kernels::rng::Rng;
+use topspin_kernels::rng::{Key, Rng};
 use topspin_model::config::DecoderConfig;
 use topspin_model::decoder::{Decoder, Keep};
 use topspin_rollout::Finish;
@@ -70,6 +70,7 @@ pub fn settings(rule: Rule, batch_tokens: usize) -> TrainSettings {
         max_grad_norm: Some(1.0),
         batch_tokens,
         keep: Keep::Everything,
+        dropout: Key::new(1, "dropout of a test", 0),
     }
 }
 

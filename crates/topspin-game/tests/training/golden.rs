@@ -70,6 +70,7 @@ impl Golden {
             // Not all pairs in one batch, so that gradients are accumulated.
             batch_tokens: 32,
             keep: Keep::Everything,
+            ..settings(rule, 32)
         };
         Trainer::new(self.0.decoder(), settings)
     }

@@ -4,6 +4,8 @@
 
 mod attention;
 mod bias;
+mod columns;
+mod dropout;
 mod elementwise;
 mod embedding;
 mod kv;
@@ -15,11 +17,13 @@ mod parallel;
 mod rounded;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::device::{
-    Activation, AdamW, Attention, Buffer, Device, HeadShape, In, LogitScale, Norm, Out, RmsProp, Rows, Span, Use,
+    Activation, AdamW, Attention, Buffer, Device, Dropout, HeadShape, In, LogitScale, Norm, Out, Plus, RmsProp, Rows,
+    Span, Use,
 };
 use crate::gemm::{self, Numbers, Precision, Weight};
 use crate::memory;
@@ -77,6 +81,24 @@ impl<'a> In<'a, Memory> {
 impl<'a> Out<'a, Memory> {
     fn get(self) -> &'a mut [f32] {
         &mut self.buffer[self.range]
+    }
+}
+
+impl<'a> Plus<'a, Memory> {
+    fn get(self) -> gemm::Plus<'a> {
+        match self {
+            Plus::Nothing => gemm::Plus::Nothing,
+            Plus::Result => gemm::Plus::Result,
+            Plus::Matrix(matrix) => gemm::Plus::Matrix(matrix.get()),
+        }
+    }
+}
+
+/// Where a gradient goes: to what wants it, or nowhere.
+fn wanted<'a>(gradient: Option<Out<'a, Memory>>, unwanted: &'a mut Memory, len: usize) -> &'a mut [f32] {
+    match gradient {
+        Some(gradient) => gradient.get(),
+        None => unwanted.grown(len),
     }
 }
 
@@ -162,14 +184,16 @@ impl Device for Cpu {
     fn rmsnorm_backward(
         &self,
         dx: Out<Memory>,
-        dw: Out<Memory>,
+        dw: Option<Out<Memory>>,
         dy: In<Memory>,
         x: In<Memory>,
         w: In<Memory>,
         rstd: In<Memory>,
         norm: Norm,
     ) {
-        norm::rmsnorm_backward(self.level, dx.get(), dw.get(), dy.get(), x.get(), w.get(), rstd.get(), norm);
+        let (mut unwanted, w) = (Memory::default(), w.get());
+        let dw = wanted(dw, &mut unwanted, w.len());
+        norm::rmsnorm_backward(self.level, dx.get(), dw, dy.get(), x.get(), w, rstd.get(), norm);
     }
 
     fn head_norm_forward(
@@ -187,14 +211,16 @@ impl Device for Cpu {
     fn head_norm_backward(
         &self,
         dqkv: Out<Memory>,
-        dw: Out<Memory>,
+        dw: Option<Out<Memory>>,
         x: In<Memory>,
         w: In<Memory>,
         rstd: In<Memory>,
         heads: HeadShape,
         norm: Norm,
     ) {
-        norm::head_norm_backward(self.level, dqkv.get(), dw.get(), x.get(), w.get(), rstd.get(), heads, norm);
+        let (mut unwanted, w) = (Memory::default(), w.get());
+        let dw = wanted(dw, &mut unwanted, w.len());
+        norm::head_norm_backward(self.level, dqkv.get(), dw, x.get(), w, rstd.get(), heads, norm);
     }
 
     fn weight(&self, precision: Precision, w: In<Memory>, n: usize, k: usize, for_use: Use) -> Weight {
@@ -205,19 +231,12 @@ impl Device for Cpu {
         weight.update(w.get());
     }
 
-    fn linear_forward(
-        &self,
-        y: Out<Memory>,
-        x: Rows<Self>,
-        w: In<Memory>,
-        weight: &Weight,
-        residual: Option<In<Memory>>,
-    ) {
-        gemm::linear_forward(y.get(), x.get(), w.get(), weight, residual.map(|residual| residual.get()));
+    fn linear_forward(&self, y: Out<Memory>, x: Rows<Self>, w: In<Memory>, weight: &Weight, plus: Plus<Memory>) {
+        gemm::linear_forward(y.get(), x.get(), w.get(), weight, plus.get());
     }
 
-    fn linear_backward_input(&self, dx: Out<Memory>, dy: Rows<Self>, w: In<Memory>, weight: &Weight) {
-        gemm::linear_backward_input(dx.get(), dy.get(), w.get(), weight);
+    fn linear_backward_input(&self, dx: Out<Memory>, dy: Rows<Self>, w: In<Memory>, weight: &Weight, accumulate: bool) {
+        gemm::linear_backward_input(dx.get(), dy.get(), w.get(), weight, accumulate);
     }
 
     fn linear_backward_weight(
@@ -229,6 +248,25 @@ impl Device for Cpu {
         accumulate: bool,
     ) {
         gemm::linear_backward_weight(dw.get(), dy.get(), x.get(), weight, accumulate);
+    }
+
+    fn columns_forward(&self, to: Out<Memory>, width: usize, columns: Range<usize>, from: In<Memory>, scale: f32) {
+        columns::columns_forward(to.get(), width, columns, from.get(), scale);
+    }
+
+    fn columns_backward(&self, dfrom: Out<Memory>, dto: In<Memory>, width: usize, columns: Range<usize>, scale: f32) {
+        columns::columns_backward(dfrom.get(), dto.get(), width, columns, scale);
+    }
+
+    fn dropout_forward(&self, y: Out<Rounded>, x: Rows<Self>, width: usize, dropout: Dropout) {
+        match y.get() {
+            NumbersMut::F32(y) => dropout::dropout_forward(self.level, y, x.get(), width, dropout),
+            NumbersMut::Bf16(y) => dropout::dropout_forward(self.level, y, x.get(), width, dropout),
+        }
+    }
+
+    fn dropout_backward(&self, dx: Out<Memory>, dy: In<Memory>, width: usize, dropout: Dropout) {
+        dropout::dropout_backward(dx.get(), dy.get(), width, dropout);
     }
 
     fn bias_forward(&self, y: Out<Memory>, bias: In<Memory>) {

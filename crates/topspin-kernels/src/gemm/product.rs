@@ -44,13 +44,21 @@ thread_local! {
 }
 
 /// What a product is added to.
-#[derive(Clone, Copy)]
-pub(super) enum Plus<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Plus<'a> {
+    /// Nothing: the result is overwritten.
     Nothing,
     /// What stands in the result.
     Result,
     /// A matrix of the result's shape.
     Matrix(&'a [f32]),
+}
+
+impl Plus<'_> {
+    /// What a gradient is added to.
+    pub(super) fn to_result(accumulate: bool) -> Self {
+        if accumulate { Self::Result } else { Self::Nothing }
+    }
 }
 
 /// `out[rows.lines, columns] = plus + rows · panelsᵀ`.

@@ -1,6 +1,7 @@
 //! Every operation against a slow f64 reference: the forward directly, the backward by finite differences of the
 //! reference. Shapes and inputs are random; each case runs at every vector level that the processor has.
 
+mod adapter;
 mod attention;
 mod invariance;
 mod optimizers;

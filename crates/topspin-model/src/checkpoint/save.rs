@@ -77,7 +77,7 @@ pub fn save_folder(
     write_json(&dir.join("config.json"), config.to_json(dtype, &ids))
 }
 
-fn write_json(path: &Path, object: Map<String, Value>) -> Result<(), ModelError> {
+pub(crate) fn write_json(path: &Path, object: Map<String, Value>) -> Result<(), ModelError> {
     let text = format!("{:#}\n", Value::Object(object));
     Ok(topspin_files::write_atomic(path, |out| out.write_all(text.as_bytes()))?)
 }
@@ -123,8 +123,13 @@ fn shards(entries: &[Entry], size: usize, limit: usize) -> Vec<&[Entry]> {
     shards
 }
 
-/// Writes neighbouring tensors of the arena.
-fn write_shard(path: &Path, entries: &[Entry], parameters: &[f32], dtype: SaveDtype) -> Result<(), ModelError> {
+/// Writes neighbouring tensors of an arena.
+pub(crate) fn write_shard(
+    path: &Path,
+    entries: &[Entry],
+    parameters: &[f32],
+    dtype: SaveDtype,
+) -> Result<(), ModelError> {
     let size = dtype.dtype().bitsize() / 8;
     let all = entries[0].offset..entries[entries.len() - 1].range().end;
     let tensors = entries.iter().map(|entry| {

@@ -6,8 +6,8 @@ use super::{Decoder, Keep, Ranges, Tape};
 use crate::batch::Batch;
 
 impl<D: Device> Decoder<D> {
-    /// The gradient of `sum_n dlogp[n] * logprobs[n]` in `grads`, an arena of the parameters' layout: in place of what
-    /// is there, or added to it when `accumulate`.
+    /// The gradient of `sum_n dlogp[n] * logprobs[n]` in `grads`, an arena of [`Decoder::layout`]: in place of what is
+    /// there, or added to it when `accumulate`.
     ///
     /// `tape` holds the forward of the same `batch` by [`Decoder::logprobs`] at the same parameters.
     ///
@@ -16,7 +16,7 @@ impl<D: Device> Decoder<D> {
     pub fn backward(&self, batch: &Batch, tape: &mut Tape<D>, dlogp: &[f32], grads: &mut D::Buffer, accumulate: bool) {
         assert!(tape.keep != Keep::Nothing, "a tape that keeps nothing cannot be run backward");
         assert_eq!(dlogp.len(), batch.outputs.len(), "one gradient for each output");
-        if !accumulate {
+        if !accumulate && self.adapted.is_none() {
             self.zero_sums(batch, grads);
         }
         self.head_backward(batch, tape, dlogp, grads, accumulate);
@@ -29,9 +29,10 @@ impl<D: Device> Decoder<D> {
             self.layer_backward(layer, batch, tape, grads, accumulate);
         }
         let dx = &tape.grads.as_ref().expect("a tape that keeps has gradients").x;
-        let dembed = grads.part_mut(self.ranges.embed.clone());
-        let (dx, scale) = (dx.head(batch.rows() * self.config.hidden_size), self.config.embedding_multiplier);
-        self.device.embedding_backward(dembed, dx, &batch.tokens, scale);
+        if let Some(dembed) = self.grad(grads, &self.ranges.embed) {
+            let (dx, scale) = (dx.head(batch.rows() * self.config.hidden_size), self.config.embedding_multiplier);
+            self.device.embedding_backward(dembed, dx, &batch.tokens, scale);
+        }
     }
 
     /// Zeros for what the backward only ever adds to. The products write theirs.

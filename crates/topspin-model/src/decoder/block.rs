@@ -1,9 +1,10 @@
 //! How a block stands in the residual stream: what it reads of it, and how it adds to it.
 
-use topspin_kernels::device::{Buffer, Device, Rows};
+use topspin_kernels::device::{Buffer, Device, Plus, Rows};
 
-use super::Decoder;
+use super::low_rank::{LowRankForward, LowRankGrads};
 use super::ranges::{Block, Linear};
+use super::{Decoder, DropoutDraw, LinearWeights};
 
 /// What a block adds, where it is not added as it is made.
 pub(super) struct Branch<D: Device> {
@@ -21,20 +22,64 @@ impl<D: Device> Branch<D> {
 }
 
 impl<D: Device> Decoder<D> {
-    /// `y = x · wᵀ + bias`, plus `residual` if there is one; `len` elements of `y`.
+    /// `y = plus + x · wᵀ + bias`, with what an adapter adds; `len` elements of `y`.
     pub(super) fn linear_forward(
         &self,
         y: &mut D::Buffer,
         len: usize,
         x: Rows<D>,
         linear: &Linear,
-        weight: &D::Weight,
-        residual: Option<&D::Buffer>,
+        weights: &LinearWeights<D>,
+        plus: Plus<D::Buffer>,
+        low_rank: LowRankForward<D>,
     ) {
-        let residual = residual.map(|residual| residual.head(len));
-        self.device.linear_forward(y.head_mut(len), x, self.part(&linear.weight), weight, residual);
+        self.device.linear_forward(y.head_mut(len), x.clone(), self.part(&linear.weight), &weights.base, plus);
+        if let Some(adapter) = &weights.adapter {
+            adapter.forward(&self.device, self.params(), y, len, x, low_rank);
+        }
         if let Some(bias) = &linear.bias {
             self.device.bias_forward(y.head_mut(len), self.part(bias));
+        }
+    }
+
+    /// The gradient `dx` of what the product reads, of which there are `len` elements.
+    pub(super) fn linear_backward_input(
+        &self,
+        dx: &mut D::Buffer,
+        len: usize,
+        dy: Rows<D>,
+        linear: &Linear,
+        weights: &LinearWeights<D>,
+        low_rank: &mut LowRankGrads<D>,
+        draw: Option<DropoutDraw>,
+    ) {
+        let w = self.part(&linear.weight);
+        self.device.linear_backward_input(dx.head_mut(len), dy.clone(), w, &weights.base, false);
+        if let Some(adapter) = &weights.adapter {
+            adapter.backward_input(&self.device, self.params(), dx, len, dy, low_rank, draw);
+        }
+    }
+
+    /// The gradients of what is trained of the product, after [`linear_backward_input`](Self::linear_backward_input).
+    pub(super) fn linear_backward_weight(
+        &self,
+        grads: &mut D::Buffer,
+        dy: Rows<D>,
+        x: Rows<D>,
+        linear: &Linear,
+        weights: &LinearWeights<D>,
+        low_rank: &mut LowRankGrads<D>,
+        forward: LowRankForward<D>,
+        accumulate: bool,
+    ) {
+        if let Some(adapter) = &weights.adapter {
+            adapter.backward_weight(&self.device, grads, dy.clone(), x.clone(), low_rank, forward, accumulate);
+        }
+        if let Some(dbias) = linear.bias.as_ref().and_then(|bias| self.grad(grads, bias)) {
+            self.device.bias_backward(dbias, dy.clone());
+        }
+        if let Some(dw) = self.grad(grads, &linear.weight) {
+            self.device.linear_backward_weight(dw, dy, x, &weights.base, accumulate);
         }
     }
 
@@ -69,7 +114,7 @@ impl<D: Device> Decoder<D> {
         let Some(weight) = &block.norm else { return self.device.add(dx.head_mut(len), dinput.head(len)) };
         self.device.rmsnorm_backward(
             dx.head_mut(len),
-            grads.part_mut(weight.clone()),
+            self.grad(grads, weight),
             dinput.head(len),
             x.head(len),
             self.part(weight),
@@ -83,21 +128,24 @@ impl<D: Device> Decoder<D> {
         &self,
         rows: usize,
         block: &Block,
-        weight: &D::Weight,
+        weights: &LinearWeights<D>,
         act: Rows<D>,
         x: &D::Buffer,
         next: &mut D::Buffer,
         branch: &mut Branch<D>,
+        low_rank: LowRankForward<D>,
     ) {
         let (len, multiplier) = (rows * self.config.hidden_size, self.config.residual_multiplier);
         match &block.post_norm {
-            None if multiplier == 1.0 => self.linear_forward(next, len, act, &block.last, weight, Some(x)),
+            None if multiplier == 1.0 => {
+                self.linear_forward(next, len, act, &block.last, weights, Plus::Matrix(x.head(len)), low_rank);
+            }
             None => {
-                self.linear_forward(&mut branch.y, len, act, &block.last, weight, None);
+                self.linear_forward(&mut branch.y, len, act, &block.last, weights, Plus::Nothing, low_rank);
                 self.device.residual_forward(next.head_mut(len), x.head(len), branch.y.head(len), multiplier);
             }
             Some(post_norm) => {
-                self.linear_forward(&mut branch.y, len, act, &block.last, weight, None);
+                self.linear_forward(&mut branch.y, len, act, &block.last, weights, Plus::Nothing, low_rank);
                 self.device.rmsnorm_add_forward(
                     next.head_mut(len),
                     branch.rstd.head_mut(rows),
@@ -122,7 +170,7 @@ impl<D: Device> Decoder<D> {
         grads: &mut D::Buffer,
     ) -> &'a D::Buffer {
         let (len, multiplier) = (rows * self.config.hidden_size, self.config.residual_multiplier);
-        let dy = match &block.post_norm {
+        match &block.post_norm {
             None if multiplier == 1.0 => dx,
             None => {
                 self.device.residual_backward(dbranch.head_mut(len), dx.head(len), multiplier);
@@ -132,7 +180,7 @@ impl<D: Device> Decoder<D> {
                 self.device.zero(dbranch.head_mut(len));
                 self.device.rmsnorm_backward(
                     dbranch.head_mut(len),
-                    grads.part_mut(post_norm.clone()),
+                    self.grad(grads, post_norm),
                     dx.head(len),
                     branch.y.head(len),
                     self.part(post_norm),
@@ -141,10 +189,6 @@ impl<D: Device> Decoder<D> {
                 );
                 dbranch
             }
-        };
-        if let Some(bias) = &block.last.bias {
-            self.device.bias_backward(grads.part_mut(bias.clone()), Rows::Single(dy.head(len)));
         }
-        dy
     }
 }

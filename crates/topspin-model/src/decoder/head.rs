@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use topspin_kernels::device::{Buffer, Device, LogitScale, Rows};
+use topspin_kernels::device::{Buffer, Device, LogitScale, Plus, Rows};
 
 use super::{Decoder, Tape};
 use crate::batch::Batch;
@@ -29,7 +29,7 @@ impl<D: Device> Decoder<D> {
         let (n, d, v) = (outputs.len(), self.config.hidden_size, self.config.vocab_size);
         let hidden = Rows::Rounded(tape.normed_out.part(outputs.start * d..outputs.end * d));
         let head = self.part(&self.ranges.head);
-        self.device.linear_forward(tape.logits.head_mut(n * v), hidden, head, &self.head, None);
+        self.device.linear_forward(tape.logits.head_mut(n * v), hidden, head, &self.head, Plus::Nothing);
         if self.config.logit_scale != LogitScale::NONE {
             self.device.logit_scale_forward(tape.logits.head_mut(n * v), self.config.logit_scale);
         }
@@ -71,19 +71,20 @@ impl<D: Device> Decoder<D> {
             tape.logits_of = None;
             let dlogits = || Rows::Single(tape.logits.head(chunk.len() * v));
             let hidden: Range<usize> = chunk.start * d..chunk.end * d;
-            let head = self.ranges.head.clone();
-            let dhead = grads.part_mut(head.clone());
-            let normed = Rows::Rounded(tape.normed_out.part(hidden.clone()));
-            device.linear_backward_weight(dhead, dlogits(), normed, &self.head, accumulate);
-            accumulate = true;
+            let head = &self.ranges.head;
+            if let Some(dhead) = self.grad(grads, head) {
+                let normed = Rows::Rounded(tape.normed_out.part(hidden.clone()));
+                device.linear_backward_weight(dhead, dlogits(), normed, &self.head, accumulate);
+                accumulate = true;
+            }
             let dhidden = acts.normed_out.part_mut(hidden);
-            device.linear_backward_input(dhidden, dlogits(), self.part(&head), &self.head);
+            device.linear_backward_input(dhidden, dlogits(), self.part(head), &self.head, false);
         }
 
         device.zero(acts.gathered.head_mut(n * d));
         device.rmsnorm_backward(
             acts.gathered.head_mut(n * d),
-            grads.part_mut(self.ranges.norm.clone()),
+            self.grad(grads, &self.ranges.norm),
             acts.normed_out.head(n * d),
             tape.gathered.head(n * d),
             self.part(&self.ranges.norm),

@@ -1,6 +1,6 @@
 //! One layer: attention, then the gated layer, each with its backward below its forward.
 
-use topspin_kernels::device::{Buffer, Device, Rows};
+use topspin_kernels::device::{Buffer, Device, Plus, Rows};
 
 use super::Decoder;
 use super::tape::{Grads, LayerParts, LayerTape, Scratch, Tape};
@@ -58,7 +58,8 @@ impl<D: Device> Decoder<D> {
 
         let input = self.block_input_forward(t, &ranges.attn, x, &mut scratch.normed, &mut saved.rstd_attn);
         let product = if ranges.head_norm.is_some() { &mut saved.qkv_product } else { &mut saved.qkv };
-        self.linear_forward(product, qkv_len, input, &ranges.attn.first, &weights.first, None);
+        let low_rank = saved.low_rank.qkv.forward(&mut scratch.low_rank);
+        self.linear_forward(product, qkv_len, input, &ranges.attn.first, &weights.first, Plus::Nothing, low_rank);
         if let Some(weight) = &ranges.head_norm {
             device.head_norm_forward(
                 saved.qkv.head_mut(qkv_len),
@@ -85,7 +86,8 @@ impl<D: Device> Decoder<D> {
         );
         let branch = saved.attn_branch.as_mut().unwrap_or(&mut scratch.branch);
         let act = Rows::Single(saved.attn.head(q_len));
-        self.block_output_forward(t, &ranges.attn, &weights.last, act, x, &mut saved.mid, branch);
+        let low_rank = saved.low_rank.output.forward(&mut scratch.low_rank);
+        self.block_output_forward(t, &ranges.attn, &weights.last, act, x, &mut saved.mid, branch, low_rank);
     }
 
     /// From the gradient of `saved.mid` to that of `x`, both in `acts.x`.
@@ -108,10 +110,11 @@ impl<D: Device> Decoder<D> {
 
         let branch = saved.attn_branch.as_ref().unwrap_or(&scratch.branch);
         let dy = self.block_output_backward(t, &ranges.attn, &acts.x, &mut acts.branch, branch, grads);
-        let (dy, o) = (|| Rows::Single(dy.head(t * d)), &ranges.attn.last.weight);
-        let dw = grads.part_mut(o.clone());
-        device.linear_backward_weight(dw, dy(), Rows::Single(saved.attn.head(q_len)), &weights.last, accumulate);
-        device.linear_backward_input(acts.attn.head_mut(q_len), dy(), self.part(o), &weights.last);
+        let (dy, o, w) = (Rows::Single(dy.head(t * d)), &ranges.attn.last, &weights.last);
+        let attn = Rows::Single(saved.attn.head(q_len));
+        let low_rank = saved.low_rank.output.forward(&mut scratch.low_rank);
+        self.linear_backward_input(&mut acts.attn, q_len, dy.clone(), o, w, &mut acts.low_rank, low_rank.draw);
+        self.linear_backward_weight(grads, dy, attn, o, w, &mut acts.low_rank, low_rank, accumulate);
         device.attention_backward(
             self.precision,
             acts.qkv.head_mut(qkv_len),
@@ -130,7 +133,7 @@ impl<D: Device> Decoder<D> {
         if let Some(weight) = &ranges.head_norm {
             device.head_norm_backward(
                 acts.qkv.head_mut(qkv_len),
-                grads.part_mut(weight.clone()),
+                self.grad(grads, weight),
                 saved.qkv_product.head(qkv_len),
                 self.part(weight),
                 saved.rstd_heads.head(t * config.head_norm_parts()),
@@ -138,15 +141,12 @@ impl<D: Device> Decoder<D> {
                 config.norm(),
             );
         }
-        let (dqkv, qkv) = (|| Rows::Single(acts.qkv.head(qkv_len)), &ranges.attn.first);
-        if let Some(bias) = &qkv.bias {
-            device.bias_backward(grads.part_mut(bias.clone()), dqkv());
-        }
+        let (dqkv, qkv, w) = (Rows::Single(acts.qkv.head(qkv_len)), &ranges.attn.first, &weights.first);
+        let low_rank = saved.low_rank.qkv.forward(&mut scratch.low_rank);
+        self.linear_backward_input(&mut acts.normed, t * d, dqkv.clone(), qkv, w, &mut acts.low_rank, low_rank.draw);
         // The normed input is cheaper to compute again than to keep.
         let input = self.block_input_forward(t, &ranges.attn, x, &mut scratch.normed, &mut saved.rstd_attn);
-        let dw = grads.part_mut(qkv.weight.clone());
-        device.linear_backward_weight(dw, dqkv(), input, &weights.first, accumulate);
-        device.linear_backward_input(acts.normed.head_mut(t * d), dqkv(), self.part(&qkv.weight), &weights.first);
+        self.linear_backward_weight(grads, dqkv, input, qkv, w, &mut acts.low_rank, low_rank, accumulate);
         self.block_input_backward(t, &ranges.attn, &mut acts.x, &acts.normed, grads, x, &saved.rstd_attn);
     }
 
@@ -162,12 +162,14 @@ impl<D: Device> Decoder<D> {
         let (ranges, weights) = (&self.ranges.layers[layer].mlp, &self.layers[layer].mlp);
         let f = self.config.intermediate_size;
         let input = self.block_input_forward(rows, ranges, &saved.mid, &mut scratch.normed, &mut saved.rstd_mlp);
-        self.linear_forward(&mut saved.gate_up, rows * 2 * f, input, &ranges.first, &weights.first, None);
+        let (gate_up, low_rank) = (&mut saved.gate_up, saved.low_rank.gate_up.forward(&mut scratch.low_rank));
+        self.linear_forward(gate_up, rows * 2 * f, input, &ranges.first, &weights.first, Plus::Nothing, low_rank);
         let (act, gate_up) = (scratch.act.head_mut(rows * f), saved.gate_up.head(rows * 2 * f));
         self.device.glu_forward(act, gate_up, f, self.config.activation);
         let branch = saved.mlp_branch.as_mut().unwrap_or(&mut scratch.branch);
         let act = Rows::Rounded(scratch.act.head(rows * f));
-        self.block_output_forward(rows, ranges, &weights.last, act, &saved.mid, next, branch);
+        let low_rank = saved.low_rank.down.forward(&mut scratch.low_rank);
+        self.block_output_forward(rows, ranges, &weights.last, act, &saved.mid, next, branch, low_rank);
     }
 
     /// From the gradient of the next layer's input to that of `saved.mid`, both in `acts.x`.
@@ -187,8 +189,9 @@ impl<D: Device> Decoder<D> {
 
         let branch = saved.mlp_branch.as_ref().unwrap_or(&scratch.branch);
         let dy = self.block_output_backward(rows, ranges, &acts.x, &mut acts.branch, branch, grads);
-        let (dy, down) = (|| Rows::Single(dy.head(rows * d)), &ranges.last.weight);
-        device.linear_backward_input(acts.act.head_mut(rows * f), dy(), self.part(down), &weights.last);
+        let (dy, down, w) = (Rows::Single(dy.head(rows * d)), &ranges.last, &weights.last);
+        let low_rank = saved.low_rank.down.forward(&mut scratch.low_rank);
+        self.linear_backward_input(&mut acts.act, rows * f, dy.clone(), down, w, &mut acts.low_rank, low_rank.draw);
         // The gated product and the normed input are cheaper to compute again than to keep.
         device.glu_backward(
             acts.gate_up.head_mut(rows * 2 * f),
@@ -198,17 +201,15 @@ impl<D: Device> Decoder<D> {
             f,
             config.activation,
         );
-        let (dw, act) = (grads.part_mut(down.clone()), Rows::Rounded(scratch.act.head(rows * f)));
-        device.linear_backward_weight(dw, dy(), act, &weights.last, accumulate);
-        let (dgate_up, gate_up) = (|| Rows::Rounded(acts.gate_up.head(rows * 2 * f)), &ranges.first);
-        if let Some(bias) = &gate_up.bias {
-            device.bias_backward(grads.part_mut(bias.clone()), dgate_up());
-        }
+        let act = Rows::Rounded(scratch.act.head(rows * f));
+        self.linear_backward_weight(grads, dy, act, down, w, &mut acts.low_rank, low_rank, accumulate);
+        let (dgate_up, gate_up) = (Rows::Rounded(acts.gate_up.head(rows * 2 * f)), &ranges.first);
+        let (w, dinput) = (&weights.first, &mut acts.normed);
+        let low_rank = saved.low_rank.gate_up.forward(&mut scratch.low_rank);
+        let draw = low_rank.draw;
+        self.linear_backward_input(dinput, rows * d, dgate_up.clone(), gate_up, w, &mut acts.low_rank, draw);
         let input = self.block_input_forward(rows, ranges, &saved.mid, &mut scratch.normed, &mut saved.rstd_mlp);
-        let dw = grads.part_mut(gate_up.weight.clone());
-        device.linear_backward_weight(dw, dgate_up(), input, &weights.first, accumulate);
-        let dinput = acts.normed.head_mut(rows * d);
-        device.linear_backward_input(dinput, dgate_up(), self.part(&gate_up.weight), &weights.first);
+        self.linear_backward_weight(grads, dgate_up, input, gate_up, w, &mut acts.low_rank, low_rank, accumulate);
         self.block_input_backward(rows, ranges, &mut acts.x, &acts.normed, grads, &saved.mid, &saved.rstd_mlp);
     }
 }

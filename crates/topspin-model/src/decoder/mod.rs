@@ -14,27 +14,39 @@ mod block;
 mod flops;
 mod head;
 mod layer;
+mod low_rank;
 mod ranges;
 mod rotary;
 mod tape;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use topspin_kernels::device::{Buffer, Device, In, Use};
+use topspin_kernels::arena::Layout;
+use topspin_kernels::device::{Buffer, Device, In, Out, Use};
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::memory::Memory;
 
+use crate::adapter::{Adapter, Site};
 use crate::batch::Batch;
 use crate::config::DecoderConfig;
 pub use flops::Flops;
+pub use low_rank::DropoutDraw;
+use low_rank::LowRank;
 use ranges::{Block, Layer, Linear, Ranges};
 use rotary::Rotary;
 pub use tape::{Keep, Tape};
 
-/// The matrices of a block, laid out for products.
+/// The matrix of a product, laid out for it.
+struct LinearWeights<D: Device> {
+    base: D::Weight,
+    adapter: Option<LowRank<D>>,
+}
+
+/// The matrices of a block.
 struct BlockWeights<D: Device> {
-    first: D::Weight,
-    last: D::Weight,
+    first: LinearWeights<D>,
+    last: LinearWeights<D>,
 }
 
 /// The matrices of one layer.
@@ -52,16 +64,24 @@ pub struct Choice {
     pub logprob: f32,
 }
 
-/// A decoder on a device.
+/// An adapter on a device.
+struct Adapted<D: Device> {
+    adapter: Adapter,
+    params: D::Buffer,
+}
+
+/// A decoder on a device, alone or with an adapter, which then is all of it that is trained.
 pub struct Decoder<D: Device> {
     device: D,
     config: DecoderConfig,
     precision: Precision,
     ranges: Ranges,
     params: D::Buffer,
+    for_use: Use,
     layers: Vec<LayerWeights<D>>,
     head: D::Weight,
     rotary: Rotary,
+    adapted: Option<Adapted<D>>,
 }
 
 impl<D: Device> Decoder<D> {
@@ -76,9 +96,10 @@ impl<D: Device> Decoder<D> {
         let ranges = Ranges::new(&config);
         let (d, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
         let weight = |range: &Range<usize>, n, k| device.weight(precision, params.part(range.clone()), n, k, for_use);
+        let linear = |linear: &Linear, n, k| LinearWeights { base: weight(&linear.weight, n, k), adapter: None };
         let block = |block: &Block, [inner_out, inner_in]: [usize; 2]| BlockWeights {
-            first: weight(&block.first.weight, inner_out, d),
-            last: weight(&block.last.weight, d, inner_in),
+            first: linear(&block.first, inner_out, d),
+            last: linear(&block.last, d, inner_in),
         };
         let layer = |layer: &Layer| LayerWeights {
             attn: block(&layer.attn, [heads.qkv_width(), heads.q_width()]),
@@ -87,7 +108,37 @@ impl<D: Device> Decoder<D> {
         let layers = ranges.layers.iter().map(layer).collect();
         let head = weight(&ranges.head, config.vocab_size, d);
         let rotary = Rotary::new(&config);
-        Self { device, precision, ranges, params, layers, head, rotary, config }
+        Self { device, precision, ranges, params, for_use, layers, head, rotary, config, adapted: None }
+    }
+
+    /// The same with an adapter, whose parameters are `params`, in place of the one that it had.
+    ///
+    /// # Panics
+    /// If `params` has another length than the adapter's arena.
+    pub fn with_adapter(mut self, adapter: Adapter, params: Memory<f32>) -> Self {
+        assert_eq!(params.len(), adapter.layout().len(), "the parameters must fill the adapter's arena");
+        let (d, f, heads) = (self.config.hidden_size, self.config.intermediate_size, self.config.heads());
+        let params = self.device.upload(params);
+        for (layer, weights) in self.layers.iter_mut().enumerate() {
+            for (site, group) in Site::ALL.into_iter().zip(adapter.layer(layer)) {
+                let (weights, shape) = match site {
+                    Site::Qkv => (&mut weights.attn.first, [layer, heads.qkv_width(), d]),
+                    Site::Output => (&mut weights.attn.last, [layer, d, heads.q_width()]),
+                    Site::GateUp => (&mut weights.mlp.first, [layer, 2 * f, d]),
+                    Site::Down => (&mut weights.mlp.last, [layer, d, f]),
+                };
+                let low_rank =
+                    |group| LowRank::new(&self.device, self.precision, &params, shape, site, group, self.for_use);
+                weights.adapter = group.as_ref().map(low_rank);
+            }
+        }
+        self.adapted = Some(Adapted { adapter, params });
+        self
+    }
+
+    /// The adapter, if there is one.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapted.as_ref().map(|adapted| &adapted.adapter)
     }
 
     /// The device.
@@ -105,24 +156,48 @@ impl<D: Device> Decoder<D> {
         self.precision
     }
 
-    /// The parameter arena.
+    /// The table of the arena that is trained: the adapter's, or the model's where there is none.
+    pub fn layout(&self) -> Cow<'_, Layout> {
+        match &self.adapted {
+            Some(adapted) => Cow::Borrowed(adapted.adapter.layout()),
+            None => Cow::Owned(self.config.layout()),
+        }
+    }
+
+    /// The arena that is trained.
     pub fn params(&self) -> &D::Buffer {
-        &self.params
+        self.adapted.as_ref().map_or(&self.params, |adapted| &adapted.params)
     }
 
-    /// The parameter arena, copied to the host.
+    /// The arena that is trained, copied to the host.
     pub fn read_params(&self) -> Vec<f32> {
-        let mut params = vec![0.0; self.params.len()];
-        self.device.read(self.params.head(params.len()), &mut params);
-        params
+        self.copied(self.params())
     }
 
-    /// Changes the parameters and lays the matrices out anew.
+    /// The model's own arena without its adapter, copied to the host.
+    pub fn read_base(&self) -> Vec<f32> {
+        self.copied(&self.params)
+    }
+
+    fn copied(&self, params: &D::Buffer) -> Vec<f32> {
+        let mut copy = vec![0.0; params.len()];
+        self.device.read(params.head(copy.len()), &mut copy);
+        copy
+    }
+
+    /// Changes the arena that is trained and lays its matrices out anew.
     pub fn update(&mut self, change: impl FnOnce(&D, &mut D::Buffer)) {
-        change(&self.device, &mut self.params);
-        let Self { device, params, ranges, layers, head, .. } = self;
-        let update = |weight: &mut D::Weight, linear: &Linear| {
-            device.weight_update(weight, params.part(linear.weight.clone()));
+        let Self { device, params, ranges, layers, head, adapted, .. } = self;
+        if let Some(Adapted { params, .. }) = adapted {
+            change(device, params);
+            let weights = layers.iter_mut().flat_map(|LayerWeights { attn, mlp }| [attn, mlp]);
+            let linears = weights.flat_map(|BlockWeights { first, last }| [first, last]);
+            linears.filter_map(|linear| linear.adapter.as_mut()).for_each(|adapter| adapter.update(device, params));
+            return;
+        }
+        change(device, params);
+        let update = |weights: &mut LinearWeights<D>, linear: &Linear| {
+            device.weight_update(&mut weights.base, params.part(linear.weight.clone()));
         };
         for (layer, ranges) in layers.iter_mut().zip(&ranges.layers) {
             for (block, ranges) in [(&mut layer.attn, &ranges.attn), (&mut layer.mlp, &ranges.mlp)] {
@@ -213,7 +288,12 @@ impl<D: Device> Decoder<D> {
         tape.logits_of = None;
     }
 
-    /// Parameters of the arena.
+    /// Where the gradient of parameters of the model goes, if they are trained.
+    fn grad<'a>(&self, grads: &'a mut D::Buffer, range: &Range<usize>) -> Option<Out<'a, D::Buffer>> {
+        self.adapted.is_none().then(|| grads.part_mut(range.clone()))
+    }
+
+    /// Parameters of the model.
     fn part(&self, range: &Range<usize>) -> In<'_, D::Buffer> {
         self.params.part(range.clone())
     }

@@ -5,9 +5,10 @@ use std::ops::Range;
 use topspin_kernels::device::Device;
 use topspin_kernels::gemm::Precision;
 
-use super::Decoder;
 use super::block::Branch;
 use super::head::head_chunk;
+use super::low_rank::{LowRankGrads, LowRankScratch, LowRankTape};
+use super::{Decoder, DropoutDraw};
 use crate::batch::Batch;
 use crate::config::NormPosition;
 
@@ -33,6 +34,7 @@ pub(super) struct LayerTape<D: Device> {
     pub lse: D::Buffer,
     /// What goes through a norm behind the block.
     pub attn_branch: Option<Branch<D>>,
+    pub low_rank: LowRankTape<D>,
     pub mid: D::Buffer,
     pub rstd_mlp: D::Buffer,
     pub gate_up: D::Buffer,
@@ -47,6 +49,7 @@ pub(super) struct Scratch<D: Device> {
     pub act: D::Rounded,
     /// What a block adds with a factor.
     pub branch: Branch<D>,
+    pub low_rank: LowRankScratch<D>,
 }
 
 /// What a layer works with.
@@ -73,6 +76,7 @@ pub(super) struct Grads<D: Device> {
     pub gate_up: D::Rounded,
     pub attn: D::Buffer,
     pub qkv: D::Buffer,
+    pub low_rank: LowRankGrads<D>,
     /// Of the gathered output rows, before and after the final norm, `[N, D]`.
     pub gathered: D::Buffer,
     pub normed_out: D::Buffer,
@@ -83,6 +87,7 @@ pub(super) struct Grads<D: Device> {
 /// Activations of one batch. Its memory grows to the largest batch it has seen and is used again.
 pub struct Tape<D: Device> {
     pub(super) keep: Keep,
+    draw: Option<DropoutDraw>,
     rows: usize,
     outputs: usize,
     positions: usize,
@@ -111,6 +116,7 @@ impl<D: Device> Tape<D> {
     pub fn new(device: &D, keep: Keep) -> Self {
         Self {
             keep,
+            draw: None,
             rows: 0,
             outputs: 0,
             positions: 0,
@@ -130,6 +136,11 @@ impl<D: Device> Tape<D> {
         }
     }
 
+    /// What the adapters of the next batches do not see; nothing is hidden from those of a new tape.
+    pub fn set_dropout(&mut self, draw: Option<DropoutDraw>) {
+        self.draw = draw;
+    }
+
     /// Makes room for `batch`.
     pub(super) fn reserve(&mut self, decoder: &Decoder<D>, batch: &Batch) {
         if batch.rows() > self.rows {
@@ -140,6 +151,7 @@ impl<D: Device> Tape<D> {
             self.outputs = batch.outputs.len();
             self.reserve_outputs(decoder);
         }
+        self.scratch.iter_mut().for_each(|scratch| scratch.low_rank.draw = self.draw);
         let positions = batch.positions.iter().max().map_or(0, |&last| last as usize + 1);
         if positions > self.positions {
             // A power of two: sequences grow one by one.
@@ -170,12 +182,18 @@ impl<D: Device> Tape<D> {
             attn: device.alloc(t * heads.q_width()),
             lse: device.alloc(t * heads.num_heads),
             attn_branch: normed_behind.then(|| branch(true)),
+            low_rank: LowRankTape::new(decoder, t),
             mid: device.alloc(t * d),
             rstd_mlp: device.alloc(t),
             gate_up: device.alloc(t * 2 * f),
             mlp_branch: normed_behind.then(|| branch(true)),
         }));
-        self.scratch = Some(Scratch { normed: rounded(t * d), act: rounded(t * f), branch: branch(factor) });
+        self.scratch = Some(Scratch {
+            normed: rounded(t * d),
+            act: rounded(t * f),
+            branch: branch(factor),
+            low_rank: LowRankScratch::new(decoder, t),
+        });
         self.kv = Some(device.kv(decoder.precision, 1, t, heads));
         if self.keep != Keep::Nothing {
             self.grads = Some(Grads {
@@ -186,6 +204,7 @@ impl<D: Device> Tape<D> {
                 gate_up: rounded(t * 2 * f),
                 attn: device.alloc(t * heads.q_width()),
                 qkv: device.alloc(t * heads.qkv_width()),
+                low_rank: LowRankGrads::new(decoder, t),
                 gathered: device.alloc(0),
                 normed_out: device.alloc(0),
                 logp: device.alloc(0),

@@ -93,7 +93,7 @@ fn a_given_response_goes_with_its_prompt() {
     batch.push(&path, &[], None, 0);
     batch.outputs = (39..69).collect();
     let alone = steps_of(&decoder, EngineSettings::default(), &[score(prompt, given)]);
-    assert_eq!(alone[0].flops, Flops::forward(decoder.config(), &batch).0);
+    assert_eq!(alone[0].flops, Flops::forward(decoder.config(), None, &batch).0);
     assert_eq!((alone.len(), alone[0].tokens), (1, 0));
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use topspin_game::run::product_rate;
 use topspin_kernels::cpu::Cpu;
-use topspin_kernels::device::{Buffer, Device, Rows, Use};
+use topspin_kernels::device::{Buffer, Device, Plus, Rows, Use};
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::rate::{Product, noise, times};
 use topspin_model::config::DecoderConfig;
@@ -111,12 +111,12 @@ fn measure(device: &Cpu, precision: Precision, n: usize, k: usize, m: usize) -> 
 
     let packed = weight(Use::Forward);
     let forward = clock(&mut || {
-        device.linear_forward(y.head_mut(m * n), Rows::Single(x.head(m * k)), w.head(n * k), &packed, None);
+        device.linear_forward(y.head_mut(m * n), Rows::Single(x.head(m * k)), w.head(n * k), &packed, Plus::Nothing);
     });
     drop(packed);
     let weight = weight(Use::ForwardAndBackward);
     let training_forward = clock(&mut || {
-        device.linear_forward(y.head_mut(m * n), Rows::Single(x.head(m * k)), w.head(n * k), &weight, None);
+        device.linear_forward(y.head_mut(m * n), Rows::Single(x.head(m * k)), w.head(n * k), &weight, Plus::Nothing);
     });
     let weight_gradient = clock(&mut || {
         device.linear_backward_weight(
@@ -128,7 +128,7 @@ fn measure(device: &Cpu, precision: Precision, n: usize, k: usize, m: usize) -> 
         );
     });
     let input_gradient = clock(&mut || {
-        device.linear_backward_input(x.head_mut(m * k), Rows::Single(y.head(m * n)), w.head(n * k), &weight);
+        device.linear_backward_input(x.head_mut(m * k), Rows::Single(y.head(m * n)), w.head(n * k), &weight, false);
     });
     let shape = |rows, columns, depth| Product { rows, columns, depth };
     [

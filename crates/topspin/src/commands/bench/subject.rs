@@ -77,15 +77,10 @@ impl Subject {
 
     /// Reads the weights, or draws them.
     pub fn decoder(&self, for_use: Use) -> anyhow::Result<TimedDecoder> {
-        let params = match &self.files {
-            Some(files) => {
-                let mut params = Memory::zeroed(self.config.layout().len());
-                files.read_parameters(&mut params)?;
-                params
-            }
-            None => random_parameters(&self.config),
-        };
-        Ok(self.lay_out(params, for_use))
+        match &self.files {
+            Some(files) => Ok(files.decoder(self.device.clone(), self.precision, for_use)?),
+            None => Ok(self.lay_out(random_parameters(&self.config), for_use)),
+        }
     }
 
     /// A decoder of given parameters.

@@ -9,7 +9,9 @@ use topspin_game::schedule::{Schedule, Shape};
 use topspin_game::trainer::{TrainSettings, Trainer};
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Use;
+use topspin_kernels::rng::Key;
 use topspin_kernels::timed::Timed;
+use topspin_model::adapter::Adapter;
 use topspin_model::decoder::Keep;
 use topspin_rollout::Finish;
 
@@ -48,6 +50,9 @@ struct Size {
     /// Timed repetitions, after one that is not timed
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
     steps: usize,
+    /// Train an adapter of this rank beside all linear layers, in place of the model's own parameters
+    #[arg(long, value_name = "RANK", value_parser = positive)]
+    lora_rank: Option<usize>,
 }
 
 /// How a step is computed.
@@ -81,6 +86,7 @@ pub fn settings(steps: usize, batch_tokens: usize, keep: Keep) -> TrainSettings 
         max_grad_norm: Some(1.0),
         batch_tokens,
         keep,
+        dropout: Key::new(0, "dropout", 0),
     }
 }
 
@@ -93,7 +99,13 @@ pub fn run(Args { size, batch, common }: Args) -> anyhow::Result<()> {
     }
     let trees = trees(common.tokens.pairs(&subject, size.pairs, prompt, response)?);
     let pairs = all_pairs(&trees);
-    let decoder = subject.decoder(Use::ForwardAndBackward)?;
+    let mut decoder = subject.decoder(Use::ForwardAndBackward)?;
+    if let Some(rank) = size.lora_rank {
+        let config = config::Adapter { rank, ..config::Adapter::default() }.lora().expect("a rank makes an adapter");
+        let adapter = Adapter::new(config, decoder.config())?;
+        let parameters = adapter.initial(0, 0);
+        decoder = decoder.with_adapter(adapter, parameters);
+    }
     let mut trainer = Trainer::new(decoder, batch.settings(size.steps + 1));
     let mut clock = Clock::new(&subject);
 
