@@ -15,13 +15,19 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-@torch.no_grad()
-def logprobs(model, tokenizer, record):
+def encode(tokenizer, record):
     chat = [{"role": "user", "content": record.get("prompt") or record["question"]}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    prompt, response = tokenizer.encode(text, add_special_tokens=False), record["token_ids"]
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+@torch.no_grad()
+def differences(model, prompt, record):
+    """Of the log-probability of each token of the response, [response]."""
+    response = record["token_ids"]
     predictions = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-    return predictions.gather(1, torch.tensor(response)[:, None])[:, 0]
+    found = predictions.gather(1, torch.tensor(response)[:, None])[:, 0]
+    return (found - torch.tensor(record["token_logprobs"])).abs()
 
 
 def main():
@@ -33,8 +39,8 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(args.folder)
     model = AutoModelForCausalLM.from_pretrained(args.folder, dtype=torch.float32).eval()
     records = [json.loads(line) for line in args.scores.read_text().splitlines()]
-    found = [(logprobs(model, tokenizer, record) - torch.tensor(record["token_logprobs"])).abs() for record in records]
-    tokens = torch.cat(found)
+    prompts = [encode(tokenizer, record) for record in records]
+    tokens = torch.cat([differences(model, prompt, record) for prompt, record in zip(prompts, records)])
     print(f"{len(records)} texts, {len(tokens)} tokens: the largest difference is {tokens.max():.1e}, the mean {tokens.mean():.1e}")
 
 

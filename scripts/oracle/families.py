@@ -190,8 +190,8 @@ def opponent(model, pairs, generator):
     return found
 
 
-def expectations(model, sequences, pairs, opponents):
-    """What the model computes: tensors, the loss and the margins."""
+def expectations(model, sequences, pairs, opponents, gradients):
+    """What the model computes: tensors, among them the gradients of the named parameters, the loss and the margins."""
     tensors = {}
     with torch.no_grad():
         for i, tokens in enumerate(sequences):
@@ -204,7 +204,7 @@ def expectations(model, sequences, pairs, opponents):
         margins.append(BETA * (ratios[0] - ratios[1]))
     loss = F.softplus(-torch.stack(margins)).mean()
     loss.backward()
-    for name in chosen_gradients(model):
+    for name in gradients:
         tensors[f"grad.{name}"] = dict(model.named_parameters())[name].grad
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     return tensors, loss.item(), [margin.item() for margin in margins]
@@ -218,20 +218,30 @@ def chosen_gradients(model):
     return [matrix, vectors[0], vectors[-1]]
 
 
+def draw_inputs(vocab_size, generator):
+    """Sequences, prompts and pairs of random tokens."""
+    draw = lambda length: torch.randint(vocab_size, (length,), generator=generator).tolist()
+    sequences = [draw(length) for length in SEQUENCE_LENGTHS]
+    prompts = [draw(length) for length in PROMPT_LENGTHS]
+    return sequences, prompts, [dict(zip(("prompt", *SIDES), map(draw, lengths))) for lengths in PAIR_LENGTHS]
+
+
 def compute(config, seed):
     """The model, its expected tensors and scalars; nothing if they turn on rounding."""
     model, generator = make_model(config, seed)
-    draw = lambda length: torch.randint(config.vocab_size, (length,), generator=generator).tolist()
-    sequences = [draw(length) for length in SEQUENCE_LENGTHS]
-    prompts = [draw(length) for length in PROMPT_LENGTHS]
-    pairs = [dict(zip(("prompt", *SIDES), map(draw, lengths))) for lengths in PAIR_LENGTHS]
+    sequences, prompts, pairs = draw_inputs(config.vocab_size, generator)
     opponents = opponent(model, pairs, generator)
+    return judge(model, sequences, prompts, pairs, opponents, chosen_gradients(model))
+
+
+def judge(model, sequences, prompts, pairs, opponents, gradients):
+    """The model, its expected tensors and scalars; nothing if they turn on rounding."""
     answers = [greedy(model, prompt) for prompt in prompts]
     if min(narrowest for _, narrowest in answers) < NARROW:
         return None
 
-    tensors, loss, margins = expectations(model, sequences, pairs, opponents)
-    double, *_ = expectations(copy.deepcopy(model).double(), sequences, pairs, opponents)
+    tensors, loss, margins = expectations(model, sequences, pairs, opponents, gradients)
+    double, *_ = expectations(copy.deepcopy(model).double(), sequences, pairs, opponents, gradients)
     if max(distance(tensor, double[name]) for name, tensor in tensors.items()) > ROUNDING:
         return None
 
@@ -241,26 +251,31 @@ def compute(config, seed):
         "prompts": prompts,
         "greedy": [tokens for tokens, _ in answers],
         "spin": {"beta": BETA, "pairs": pairs, "loss": loss, "margins": margins},
-        "gradients": chosen_gradients(model),
+        "gradients": gradients,
     }
     return model, tensors, scalars
 
 
-def write(folder, config, seed):
-    found = next(found for attempt in range(100) if (found := compute(config, 1000 * seed + attempt)))
-    model, tensors, scalars = found
+def write(folder, compute):
+    """The first of 100 tries, `compute(try)`, that does not turn on rounding; returns bytes."""
+    model, tensors, scalars = next(found for attempt in range(100) if (found := compute(attempt)))
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    save_file(tensors, folder / "expected.safetensors")
+    for extra in ("generation_config.json", "README.md"):
+        (folder / extra).unlink(missing_ok=True)
+    write_expected(folder, "expected", tensors, scalars)
     for file in folder.iterdir():
         file.chmod(0o644)
-    expected = {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__, **scalars}
-    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in expected.items())
-    (folder / "expected.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder.name:<16} {size / 1e3:4.0f} kB  loss {scalars['spin']['loss']:.6f}  {', '.join(scalars['gradients'])}")
     return size
+
+
+def write_expected(folder, name, tensors, scalars):
+    save_file(tensors, folder / f"{name}.safetensors")
+    expected = {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__, **scalars}
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in expected.items())
+    (folder / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def main():
@@ -272,7 +287,8 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     draw = random.Random(args.seed) if args.seed else None
     for name, (family, own) in VARIANTS.items():
-        size = write(args.out / name, configure(family, own, draw), args.seed)
+        config = configure(family, own, draw)
+        size = write(args.out / name, lambda attempt: compute(config, 1000 * args.seed + attempt))
         assert draw or size < 300_000, "too large to be committed"
 
 
