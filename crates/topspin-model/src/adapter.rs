@@ -250,3 +250,6 @@ fn group(layout: &mut Layout, matcher: &Matcher, base: &Layout, layer: usize, na
 fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Every family of decoders held to transformers: `tests/golden/README.md` says what is stored.
+//! Every family of decoders held to transformers, and adapters to PEFT: `tests/golden/README.md` says what is stored.
 
 use std::path::PathBuf;
 
@@ -7,11 +7,13 @@ use topspin_game::objective::Objective;
 use topspin_game::pair::all_pairs;
 use topspin_game::trainer::{TrainSettings, Trainer};
 use topspin_game::tree::TokenTree;
+use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Segment;
+use topspin_kernels::gemm::Precision;
 use topspin_model::batch::Batch;
-use topspin_model::decoder::{Keep, Tape};
+use topspin_model::decoder::{Decoder, Keep, Tape};
 
-use crate::common::{ADAMW, bits, distance, settings};
+use crate::common::{ADAMW, bits, decoder, distance, settings};
 use crate::stored::{Spin, Stored, golden};
 
 const TOLERANCE: f64 = 1e-4;
@@ -25,23 +27,54 @@ struct Expected {
     gradients: Vec<String>,
 }
 
+/// What an adapter is of.
+#[derive(Deserialize)]
+struct Base {
+    base: String,
+}
+
 struct Family {
     name: String,
     stored: Stored<Expected>,
 }
 
+/// The folders in `tests/golden/{name}`, or those in another folder, and that folder.
+fn folders(variable: &str, name: &str) -> (PathBuf, Vec<PathBuf>) {
+    let folder = std::env::var_os(variable).map_or_else(|| golden(name), PathBuf::from);
+    let mut folders: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| folder.is_dir());
+    folders.sort();
+    assert!(!folders.is_empty());
+    (folder, folders)
+}
+
 impl Family {
-    /// Those that are committed, or those of another folder.
+    /// The models, and the adapters of some of them.
     fn all() -> Vec<Self> {
-        let folder = std::env::var_os("TOPSPIN_TEST_FAMILIES").map_or_else(|| golden("families"), PathBuf::from);
-        let mut folders: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        folders.sort();
-        assert!(!folders.is_empty());
-        let read = |folder: &PathBuf| {
+        let (models, folders) = folders("TOPSPIN_TEST_FAMILIES", "families");
+        let model = |folder: PathBuf| {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            Self { name, stored: Stored::read(folder) }
+            Self { name, stored: Stored::read(&folder) }
         };
-        folders.iter().map(read).collect()
+        folders.into_iter().map(model).chain(Self::with_adapters(models)).collect()
+    }
+
+    fn with_adapters(models: PathBuf) -> impl Iterator<Item = Self> {
+        folders("TOPSPIN_TEST_ADAPTERS", "lora").1.into_iter().map(move |folder| {
+            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+            let Base { base } = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+            Self { name, stored: Stored::read_adapter(&folder, &models.join(base)) }
+        })
+    }
+
+    /// Holds log-probabilities to those that are stored under names with `prefix`.
+    fn check_logprobs(&self, decoder: &Decoder<Cpu>, prefix: &str) {
+        let mut tape = Tape::new(decoder.device(), Keep::Nothing);
+        for (at, tokens) in self.stored.expected.sequences.iter().enumerate().filter(|(_, tokens)| tokens.len() > 1) {
+            let tree = TokenTree { prompt_id: "", prompt: &tokens[..1], responses: vec![&tokens[1..]] };
+            let scores = topspin_game::score::score(decoder, &mut tape, &[tree], 64).unwrap();
+            self.assert_close("logprobs", &scores[0][0], &format!("{prefix}logprobs.{at}"));
+        }
     }
 
     fn assert_close(&self, what: &str, found: &[f32], tensor: &str) {
@@ -74,12 +107,18 @@ fn logits_and_logprobs() {
             decoder.next_tokens(&step(tokens, 0), &mut kv, &mut tape, |_, logits, _| {
                 family.assert_close("logits", logits, &format!("logits.{at}"));
             });
-            if tokens.len() > 1 {
-                let tree = TokenTree { prompt_id: "", prompt: &tokens[..1], responses: vec![&tokens[1..]] };
-                let scores = topspin_game::score::score(&decoder, &mut tape, &[tree], 64).unwrap();
-                family.assert_close("logprobs", &scores[0][0], &format!("logprobs.{at}"));
-            }
         }
+        family.check_logprobs(&decoder, "");
+    }
+}
+
+#[test]
+fn merged_adapters() {
+    for family in Family::with_adapters(folders("TOPSPIN_TEST_FAMILIES", "families").0) {
+        let Stored { config, params, adapter, .. } = &family.stored;
+        let (files, mut merged) = (adapter.as_ref().unwrap(), params.clone());
+        files.adapter().merge_into(&files.parameters().unwrap(), config, &mut merged);
+        family.check_logprobs(&decoder(config, &merged, Precision::F32), "merged.");
     }
 }
 
@@ -127,7 +166,7 @@ fn spin_loss_and_gradient() {
         // Margins of both signs leave a mean that is small beside their rounding errors.
         let size = spin.margins.iter().map(|margin| margin.abs()).sum::<f64>() / count;
         assert!((margin - expected).abs() < TOLERANCE * size, "{}: margin {margin}, not {expected}", family.name);
-        let layout = family.stored.config.layout();
+        let layout = family.stored.decoder().layout().into_owned();
         for name in &family.stored.expected.gradients {
             let range = layout.get(name).unwrap().range();
             family.assert_close(name, &grads[range], &format!("grad.{name}"));

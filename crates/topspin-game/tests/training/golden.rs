@@ -13,7 +13,7 @@ use topspin_kernels::cpu::Cpu;
 use topspin_model::batch::Batch;
 use topspin_model::decoder::{Keep, Tape};
 
-use crate::common::distance;
+use crate::common::{distance, settings};
 use crate::stored::{Spin, Stored, golden};
 
 const TOLERANCE: f64 = 1e-4;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use topspin_game::pair::{Response, Tree};
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::gemm::Precision;
+use topspin_model::adapter::AdapterFiles;
 use topspin_model::checkpoint::Checkpoint;
 use topspin_model::config::DecoderConfig;
 use topspin_model::decoder::Decoder;
@@ -31,10 +32,12 @@ pub struct TokenPair {
     pub generated: Vec<u32>,
 }
 
-/// A model, the scalars `E` and the tensors that it must compute.
+/// A model, perhaps with an adapter, the scalars `E` and the tensors that it must compute.
 pub struct Stored<E> {
     pub config: DecoderConfig,
+    /// Those of the model alone.
     pub params: Vec<f32>,
+    pub adapter: Option<AdapterFiles>,
     pub expected: E,
     tensors: Vec<u8>,
 }
@@ -45,14 +48,25 @@ pub fn golden(name: &str) -> PathBuf {
 }
 
 impl<E: DeserializeOwned> Stored<E> {
+    /// A model's folder.
     pub fn read(folder: &Path) -> Self {
-        let config = DecoderConfig::read(&folder.join("config.json")).unwrap();
+        Self::read_with(folder, folder, None)
+    }
+
+    /// An adapter's folder, and that of its model.
+    pub fn read_adapter(folder: &Path, model: &Path) -> Self {
+        let config = DecoderConfig::read(&model.join("config.json")).unwrap();
+        Self::read_with(folder, model, Some(AdapterFiles::open(folder, &config).unwrap()))
+    }
+
+    fn read_with(folder: &Path, model: &Path, adapter: Option<AdapterFiles>) -> Self {
+        let config = DecoderConfig::read(&model.join("config.json")).unwrap();
         let layout = config.layout();
         let mut params = vec![0.0; layout.len()];
-        Checkpoint::open(folder).unwrap().read_parameters(&layout, &mut params).unwrap();
+        Checkpoint::open(model).unwrap().read_parameters(&layout, &mut params).unwrap();
         let expected = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
         let tensors = std::fs::read(folder.join("expected.safetensors")).unwrap();
-        Self { config, params, expected, tensors }
+        Self { config, params, adapter, expected, tensors }
     }
 }
 
@@ -65,7 +79,11 @@ impl<E> Stored<E> {
     }
 
     pub fn decoder(&self) -> Decoder<Cpu> {
-        decoder(&self.config, &self.params, Precision::F32)
+        let decoder = decoder(&self.config, &self.params, Precision::F32);
+        match &self.adapter {
+            Some(files) => files.attach(decoder).unwrap(),
+            None => decoder,
+        }
     }
 
     /// The pairs, each a tree of its own, with the log-probabilities of the stored opponent.
