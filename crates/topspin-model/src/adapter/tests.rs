@@ -1,6 +1,7 @@
 use std::fs;
 
 use proptest::prelude::*;
+use topspin_kernels::rng::Rng;
 use serde_json::json;
 
 use super::*;
