@@ -1,8 +1,8 @@
 use std::fs;
 
 use proptest::prelude::*;
-use topspin_kernels::rng::Rng;
 use serde_json::json;
+use topspin_kernels::rng::Rng;
 
 use super::*;
 use crate::error::ModelError;

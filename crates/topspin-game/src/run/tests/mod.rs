@@ -20,6 +20,7 @@ use crate::pair::Tree;
 use crate::score::score;
 use crate::tree::TokenTree;
 
+mod adapter;
 mod changes;
 mod data;
 mod resume;
