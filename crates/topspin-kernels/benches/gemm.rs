@@ -9,7 +9,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::{
-    Numbers, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
+    Elements, Numbers, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
 };
 use topspin_kernels::simd::Level;
 
@@ -27,7 +27,7 @@ fn products(criterion: &mut Criterion) {
         let w = values(n * k);
         for precision in [Precision::F32, Precision::Bf16] {
             let [weight, in_training] = [Use::Forward, Use::ForwardAndBackward]
-                .map(|for_use| Weight::prepare(level, precision, &w, n, k, for_use));
+                .map(|for_use| Weight::prepare(level, precision, Elements::Single(&w), n, k, for_use));
             let mut group = |name: &str, rows: &[usize], run: &mut dyn FnMut(usize)| {
                 let mut group = criterion.benchmark_group(format!("{name}/{precision:?}/k{k}n{n}"));
                 group.sample_size(10).warm_up_time(Duration::from_millis(200));
@@ -44,13 +44,19 @@ fn products(criterion: &mut Criterion) {
             let all: Vec<_> = [1, 4, 16, 64, 512, 2048].into_iter().filter(|&m| m <= largest).collect();
             let training: Vec<_> = all.iter().copied().filter(|&m| m >= 512).collect();
             group("forward", &all, &mut |m| {
-                linear_forward(black_box(&mut y[..m * n]), Numbers::F32(black_box(&x[..m * k])), &w, &weight, None);
+                linear_forward(
+                    black_box(&mut y[..m * n]),
+                    Numbers::F32(black_box(&x[..m * k])),
+                    Elements::Single(&w),
+                    &weight,
+                    None,
+                );
             });
             group("forward_in_training", &training, &mut |m| {
                 linear_forward(
                     black_box(&mut y[..m * n]),
                     Numbers::F32(black_box(&x[..m * k])),
-                    &w,
+                    Elements::Single(&w),
                     &in_training,
                     None,
                 );
@@ -59,7 +65,7 @@ fn products(criterion: &mut Criterion) {
                 linear_backward_input(
                     black_box(&mut dx[..m * k]),
                     Numbers::F32(black_box(&dy[..m * n])),
-                    &w,
+                    Elements::Single(&w),
                     &in_training,
                 );
             });

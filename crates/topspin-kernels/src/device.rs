@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use crate::gemm::Precision;
 use crate::memory::Memory;
+use crate::stored::Stored;
 
 /// A shared view of part of a buffer.
 pub struct In<'a, B> {
@@ -89,6 +90,14 @@ impl<D: Device + ?Sized> Rows<'_, D> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// A matrix that products read, out x in and row-major as in checkpoints.
+pub enum Matrix<'a, D: Device + ?Sized> {
+    /// In single precision.
+    Single(In<'a, D::Buffer>),
+    /// As a file stores it. Results are those of its elements decoded to single precision, to the bit.
+    Stored(&'a D::Stored),
 }
 
 /// The heads of an attention layer. A row of queries, keys and values is `[H*C | G*C | G*C]`.
@@ -205,6 +214,8 @@ pub enum Use {
     Forward,
     /// Training as well.
     ForwardAndBackward,
+    /// All, with no copy laid out beside the matrix: least memory, and each product lays out what it reads.
+    InPlace,
 }
 
 /// Settings of one AdamW step (Loshchilov & Hutter, arXiv 1711.05101).
@@ -249,6 +260,8 @@ pub trait Device: Send + Sync {
     type Rounded: Buffer;
     /// A weight matrix laid out for products.
     type Weight: Send + Sync;
+    /// A weight matrix as a file stores it.
+    type Stored: Send + Sync;
     /// Keys and values of many sequences, by layer and slot.
     type Kv: Send + Sync;
 
@@ -258,6 +271,8 @@ pub trait Device: Send + Sync {
     fn alloc_rounded(&self, precision: Precision, len: usize) -> Self::Rounded;
     /// Memory that holds `from`. On a device that shares the host's memory it is that memory, not a copy.
     fn upload(&self, from: Memory<f32>) -> Self::Buffer;
+    /// The matrix in the device's memory. On a device that shares the host's memory it is that memory, not a copy.
+    fn store(&self, matrix: Stored) -> Self::Stored;
     /// Copies from the host.
     fn write(&self, to: Out<Self::Buffer>, from: &[f32]);
     /// Copies to the host.
@@ -268,7 +283,7 @@ pub trait Device: Send + Sync {
     fn zero(&self, to: Out<Self::Buffer>);
 
     /// `out[T,D] = scale * table[ids[t]]`.
-    fn embedding_forward(&self, out: Out<Self::Buffer>, table: In<Self::Buffer>, ids: &[u32], scale: f32);
+    fn embedding_forward(&self, out: Out<Self::Buffer>, table: Matrix<Self>, ids: &[u32], scale: f32);
     /// `dtable[ids[t]] += scale * dout[t]`, in order of `t`.
     fn embedding_backward(&self, dtable: Out<Self::Buffer>, dout: In<Self::Buffer>, ids: &[u32], scale: f32);
 
@@ -332,20 +347,20 @@ pub trait Device: Send + Sync {
     );
 
     /// Lays out `w[n,k]` (out x in, as in checkpoints) for products in `precision`.
-    fn weight(&self, precision: Precision, w: In<Self::Buffer>, n: usize, k: usize, for_use: Use) -> Self::Weight;
-    /// The same after `w` changed.
+    fn weight(&self, precision: Precision, w: Matrix<Self>, n: usize, k: usize, for_use: Use) -> Self::Weight;
+    /// The same after `w`, in single precision, changed.
     fn weight_update(&self, weight: &mut Self::Weight, w: In<Self::Buffer>);
     /// `y[T,n] = x[T,k] · wᵀ`, plus `residual[T,n]` if there is one.
     fn linear_forward(
         &self,
         y: Out<Self::Buffer>,
         x: Rows<Self>,
-        w: In<Self::Buffer>,
+        w: Matrix<Self>,
         weight: &Self::Weight,
         residual: Option<In<Self::Buffer>>,
     );
     /// `dx[T,k] = dy[T,n] · w`.
-    fn linear_backward_input(&self, dx: Out<Self::Buffer>, dy: Rows<Self>, w: In<Self::Buffer>, weight: &Self::Weight);
+    fn linear_backward_input(&self, dx: Out<Self::Buffer>, dy: Rows<Self>, w: Matrix<Self>, weight: &Self::Weight);
     /// `dw[n,k] = dy[T,n]ᵀ · x[T,k]`, or `+=` when `accumulate`.
     fn linear_backward_weight(
         &self,

@@ -32,7 +32,7 @@ impl<D: Device> Decoder<D> {
         residual: Option<&D::Buffer>,
     ) {
         let residual = residual.map(|residual| residual.head(len));
-        self.device.linear_forward(y.head_mut(len), x, self.part(&linear.weight), weight, residual);
+        self.device.linear_forward(y.head_mut(len), x, self.matrix(&linear.weight), weight, residual);
         if let Some(bias) = &linear.bias {
             self.device.bias_forward(y.head_mut(len), self.part(bias));
         }

@@ -111,7 +111,7 @@ impl<D: Device> Decoder<D> {
         let (dy, o) = (|| Rows::Single(dy.head(t * d)), &ranges.attn.last.weight);
         let dw = grads.part_mut(o.clone());
         device.linear_backward_weight(dw, dy(), Rows::Single(saved.attn.head(q_len)), &weights.last, accumulate);
-        device.linear_backward_input(acts.attn.head_mut(q_len), dy(), self.part(o), &weights.last);
+        device.linear_backward_input(acts.attn.head_mut(q_len), dy(), self.matrix(o), &weights.last);
         device.attention_backward(
             self.precision,
             acts.qkv.head_mut(qkv_len),
@@ -146,7 +146,7 @@ impl<D: Device> Decoder<D> {
         let input = self.block_input_forward(t, &ranges.attn, x, &mut scratch.normed, &mut saved.rstd_attn);
         let dw = grads.part_mut(qkv.weight.clone());
         device.linear_backward_weight(dw, dqkv(), input, &weights.first, accumulate);
-        device.linear_backward_input(acts.normed.head_mut(t * d), dqkv(), self.part(&qkv.weight), &weights.first);
+        device.linear_backward_input(acts.normed.head_mut(t * d), dqkv(), self.matrix(&qkv.weight), &weights.first);
         self.block_input_backward(t, &ranges.attn, &mut acts.x, &acts.normed, grads, x, &saved.rstd_attn);
     }
 
@@ -188,7 +188,7 @@ impl<D: Device> Decoder<D> {
         let branch = saved.mlp_branch.as_ref().unwrap_or(&scratch.branch);
         let dy = self.block_output_backward(rows, ranges, &acts.x, &mut acts.branch, branch, grads);
         let (dy, down) = (|| Rows::Single(dy.head(rows * d)), &ranges.last.weight);
-        device.linear_backward_input(acts.act.head_mut(rows * f), dy(), self.part(down), &weights.last);
+        device.linear_backward_input(acts.act.head_mut(rows * f), dy(), self.matrix(down), &weights.last);
         // The gated product and the normed input are cheaper to compute again than to keep.
         device.glu_backward(
             acts.gate_up.head_mut(rows * 2 * f),
@@ -208,7 +208,7 @@ impl<D: Device> Decoder<D> {
         let dw = grads.part_mut(gate_up.weight.clone());
         device.linear_backward_weight(dw, dgate_up(), input, &weights.first, accumulate);
         let dinput = acts.normed.head_mut(rows * d);
-        device.linear_backward_input(dinput, dgate_up(), self.part(&gate_up.weight), &weights.first);
+        device.linear_backward_input(dinput, dgate_up(), self.matrix(&gate_up.weight), &weights.first);
         self.block_input_backward(rows, ranges, &mut acts.x, &acts.normed, grads, &saved.mid, &saved.rstd_mlp);
     }
 }

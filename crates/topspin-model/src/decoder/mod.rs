@@ -20,7 +20,7 @@ mod tape;
 
 use std::ops::Range;
 
-use topspin_kernels::device::{Buffer, Device, In, Use};
+use topspin_kernels::device::{Buffer, Device, In, Matrix, Use};
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::memory::Memory;
 
@@ -75,7 +75,9 @@ impl<D: Device> Decoder<D> {
         let params = device.upload(params);
         let ranges = Ranges::new(&config);
         let (d, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
-        let weight = |range: &Range<usize>, n, k| device.weight(precision, params.part(range.clone()), n, k, for_use);
+        let weight = |range: &Range<usize>, n, k| {
+            device.weight(precision, Matrix::Single(params.part(range.clone())), n, k, for_use)
+        };
         let block = |block: &Block, [inner_out, inner_in]: [usize; 2]| BlockWeights {
             first: weight(&block.first.weight, inner_out, d),
             last: weight(&block.last.weight, d, inner_in),
@@ -189,7 +191,7 @@ impl<D: Device> Decoder<D> {
     fn forward(&self, batch: &Batch, kv: Option<&mut D::Kv>, tape: &mut Tape<D>) {
         let (t, n, d) = (batch.rows(), batch.outputs.len(), self.config.hidden_size);
         let device = &self.device;
-        let embed = self.part(&self.ranges.embed);
+        let embed = self.matrix(&self.ranges.embed);
         let scale = self.config.embedding_multiplier;
         device.embedding_forward(tape.inputs[0].head_mut(t * d), embed, &batch.tokens, scale);
         match kv {
@@ -211,6 +213,11 @@ impl<D: Device> Decoder<D> {
             self.config.norm(),
         );
         tape.logits_of = None;
+    }
+
+    /// A matrix of the arena.
+    fn matrix(&self, range: &Range<usize>) -> Matrix<'_, D> {
+        Matrix::Single(self.part(range))
     }
 
     /// Parameters of the arena.
