@@ -9,7 +9,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::{
-    Numbers, Plus, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
+    Elements, Numbers, Plus, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
 };
 use topspin_kernels::simd::Level;
 
@@ -27,7 +27,7 @@ fn products(criterion: &mut Criterion) {
         let w = values(n * k);
         for precision in [Precision::F32, Precision::Bf16] {
             let [weight, in_training] = [Use::Forward, Use::ForwardAndBackward]
-                .map(|for_use| Weight::prepare(level, precision, &w, n, k, for_use));
+                .map(|for_use| Weight::prepare(level, precision, Elements::Single(&w), n, k, for_use));
             let mut group = |name: &str, rows: &[usize], run: &mut dyn FnMut(usize)| {
                 let mut group = criterion.benchmark_group(format!("{name}/{precision:?}/k{k}n{n}"));
                 group.sample_size(10).warm_up_time(Duration::from_millis(200));
@@ -47,7 +47,7 @@ fn products(criterion: &mut Criterion) {
                 linear_forward(
                     black_box(&mut y[..m * n]),
                     Numbers::F32(black_box(&x[..m * k])),
-                    &w,
+                    Elements::Single(&w),
                     &weight,
                     Plus::Nothing,
                 );
@@ -56,7 +56,7 @@ fn products(criterion: &mut Criterion) {
                 linear_forward(
                     black_box(&mut y[..m * n]),
                     Numbers::F32(black_box(&x[..m * k])),
-                    &w,
+                    Elements::Single(&w),
                     &in_training,
                     Plus::Nothing,
                 );
@@ -65,7 +65,7 @@ fn products(criterion: &mut Criterion) {
                 linear_backward_input(
                     black_box(&mut dx[..m * k]),
                     Numbers::F32(black_box(&dy[..m * n])),
-                    &w,
+                    Elements::Single(&w),
                     &in_training,
                     false,
                 );

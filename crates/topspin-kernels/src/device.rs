@@ -13,6 +13,7 @@ use std::ops::Range;
 use crate::gemm::Precision;
 use crate::memory::Memory;
 use crate::rng::Stream;
+use crate::stored::Stored;
 
 /// A shared view of part of a buffer.
 pub struct In<'a, B> {
@@ -119,6 +120,14 @@ pub struct Dropout {
     pub rate: f32,
     /// The random numbers of the matrix.
     pub stream: Stream,
+}
+
+/// A matrix that products read, out x in and row-major as in checkpoints.
+pub enum Matrix<'a, D: Device + ?Sized> {
+    /// In single precision.
+    Single(In<'a, D::Buffer>),
+    /// As a file stores it. Results are those of its elements decoded to single precision, to the bit.
+    Stored(&'a D::Stored),
 }
 
 /// The heads of an attention layer. A row of queries, keys and values is `[H*C | G*C | G*C]`.
@@ -235,6 +244,8 @@ pub enum Use {
     Forward,
     /// Training as well.
     ForwardAndBackward,
+    /// All, with no copy laid out beside the matrix: least memory, and each product lays out what it reads.
+    InPlace,
 }
 
 /// Settings of one AdamW step (Loshchilov & Hutter, arXiv 1711.05101).
@@ -279,6 +290,8 @@ pub trait Device: Send + Sync {
     type Rounded: Buffer;
     /// A weight matrix laid out for products.
     type Weight: Send + Sync;
+    /// A weight matrix as a file stores it.
+    type Stored: Send + Sync;
     /// Keys and values of many sequences, by layer and slot.
     type Kv: Send + Sync;
 
@@ -288,6 +301,8 @@ pub trait Device: Send + Sync {
     fn alloc_rounded(&self, precision: Precision, len: usize) -> Self::Rounded;
     /// Memory that holds `from`. On a device that shares the host's memory it is that memory, not a copy.
     fn upload(&self, from: Memory<f32>) -> Self::Buffer;
+    /// The matrix in the device's memory. On a device that shares the host's memory it is that memory, not a copy.
+    fn store(&self, matrix: Stored) -> Self::Stored;
     /// Copies from the host.
     fn write(&self, to: Out<Self::Buffer>, from: &[f32]);
     /// Copies to the host.
@@ -298,7 +313,7 @@ pub trait Device: Send + Sync {
     fn zero(&self, to: Out<Self::Buffer>);
 
     /// `out[T,D] = scale * table[ids[t]]`.
-    fn embedding_forward(&self, out: Out<Self::Buffer>, table: In<Self::Buffer>, ids: &[u32], scale: f32);
+    fn embedding_forward(&self, out: Out<Self::Buffer>, table: Matrix<Self>, ids: &[u32], scale: f32);
     /// `dtable[ids[t]] += scale * dout[t]`, in order of `t`.
     fn embedding_backward(&self, dtable: Out<Self::Buffer>, dout: In<Self::Buffer>, ids: &[u32], scale: f32);
 
@@ -362,15 +377,15 @@ pub trait Device: Send + Sync {
     );
 
     /// Lays out `w[n,k]` (out x in, as in checkpoints) for products in `precision`.
-    fn weight(&self, precision: Precision, w: In<Self::Buffer>, n: usize, k: usize, for_use: Use) -> Self::Weight;
-    /// The same after `w` changed.
+    fn weight(&self, precision: Precision, w: Matrix<Self>, n: usize, k: usize, for_use: Use) -> Self::Weight;
+    /// The same after `w`, in single precision, changed.
     fn weight_update(&self, weight: &mut Self::Weight, w: In<Self::Buffer>);
     /// `y[T,n] = plus + x[T,k] · wᵀ`.
     fn linear_forward(
         &self,
         y: Out<Self::Buffer>,
         x: Rows<Self>,
-        w: In<Self::Buffer>,
+        w: Matrix<Self>,
         weight: &Self::Weight,
         plus: Plus<Self::Buffer>,
     );
@@ -379,7 +394,7 @@ pub trait Device: Send + Sync {
         &self,
         dx: Out<Self::Buffer>,
         dy: Rows<Self>,
-        w: In<Self::Buffer>,
+        w: Matrix<Self>,
         weight: &Self::Weight,
         accumulate: bool,
     );

@@ -27,8 +27,9 @@ mod tile;
 use crate::device::Use;
 use crate::memory::Memory;
 use crate::simd::Level;
+use crate::stored::Stored;
 use lanes::LANES;
-use pack::{Operand, pack_panels, steps};
+use pack::{Operand, Source, pack_panels, steps};
 pub use product::Plus;
 use product::{Panels, product};
 
@@ -77,6 +78,32 @@ impl Numbers<'_> {
     }
 }
 
+/// A weight matrix where it lies: out x in, row-major.
+#[derive(Clone, Copy, Debug)]
+pub enum Elements<'a> {
+    /// In single precision.
+    Single(&'a [f32]),
+    /// As a file stores it. Products compute what they would of its elements decoded to single precision, to the bit.
+    Stored(&'a Stored),
+}
+
+impl<'a> Elements<'a> {
+    /// Checks that this is a matrix `[n, k]`, whose rows, or else its columns, are lines of panels.
+    fn lines(self, n: usize, k: usize, by_row: bool) -> Source<'a> {
+        match self {
+            Elements::Single(w) => {
+                assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
+                let operand = if by_row { Operand::rows } else { |w, n, k| Operand::columns(w, k, n) };
+                Source::Plain(operand(Numbers::F32(w), n, k))
+            }
+            Elements::Stored(matrix) => {
+                assert_eq!([matrix.rows(), matrix.columns()], [n, k], "shape of the stored weights");
+                Source::Stored { matrix, by_row }
+            }
+        }
+    }
+}
+
 /// A weight matrix laid out for products.
 pub struct Weight {
     level: Level,
@@ -96,15 +123,15 @@ impl Weight {
     /// packed is packed on the way.
     ///
     /// # Panics
-    /// If `n` or `k` is 0, if `w` has another length than `n * k`, or if the level is not available.
-    pub fn prepare(level: Level, precision: Precision, w: &[f32], n: usize, k: usize, for_use: Use) -> Self {
+    /// If `n` or `k` is 0, if `w` is of another shape, or if the level is not available.
+    pub fn prepare(level: Level, precision: Precision, w: Elements, n: usize, k: usize, for_use: Use) -> Self {
         assert!(n > 0 && k > 0, "weights of shape [{n}, {k}]");
         let panels =
             |lines: usize, depth: usize| Some(Memory::zeroed(lines.next_multiple_of(LANES) * steps(precision, depth)));
         let (forward, backward) = match (for_use, precision) {
             (Use::Forward, _) => (panels(n, k), None),
             (Use::ForwardAndBackward, Precision::Bf16) => (panels(n, k), panels(k, n)),
-            (Use::ForwardAndBackward, Precision::F32) => (None, None),
+            (Use::ForwardAndBackward, Precision::F32) | (Use::InPlace, _) => (None, None),
         };
         let mut weight = Self { level: level.verified(), precision, n, k, forward, backward };
         weight.update(w);
@@ -114,39 +141,31 @@ impl Weight {
     /// The same after `w` changed, in the same memory.
     ///
     /// # Panics
-    /// If `w` has another length than before.
-    pub fn update(&mut self, w: &[f32]) {
+    /// If `w` is of another shape than before.
+    pub fn update(&mut self, w: Elements) {
         let Self { level, precision, n, k, .. } = *self;
-        assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
+        let (rows, columns) = (w.lines(n, k, true), w.lines(n, k, false));
         if let Some(panels) = &mut self.forward {
-            pack_panels(level, precision, panels, Operand::rows(Numbers::F32(w), n, k), 0..n, 0..steps(precision, k));
+            pack_panels(level, precision, panels, rows, 0..n, 0..steps(precision, k));
         }
         if let Some(panels) = &mut self.backward {
-            pack_panels(
-                level,
-                precision,
-                panels,
-                Operand::columns(Numbers::F32(w), k, n),
-                0..k,
-                0..steps(precision, n),
-            );
+            pack_panels(level, precision, panels, columns, 0..k, 0..steps(precision, n));
         }
     }
 }
 
-/// Panels that are there, or the operand that they are to be made of.
-fn panels<'a>(packed: &'a Option<Memory<u32>>, plain: Operand<'a>) -> Panels<'a> {
-    packed.as_deref().map_or(Panels::Plain(plain), Panels::Packed)
+/// Panels that are there, or what they are to be made of.
+fn panels<'a>(packed: &'a Option<Memory<u32>>, source: Source<'a>) -> Panels<'a> {
+    packed.as_deref().map_or(Panels::OnTheWay(source), Panels::Packed)
 }
 
 /// `y[m,n] = plus + x[m,k] · wᵀ`. `w` are the weights that `weight` was last updated with.
 ///
 /// # Panics
 /// If the lengths of `y`, `x`, `w` and `plus` do not fit the weights or each other.
-pub fn linear_forward(y: &mut [f32], x: Numbers, w: &[f32], weight: &Weight, plus: Plus) {
+pub fn linear_forward(y: &mut [f32], x: Numbers, w: Elements, weight: &Weight, plus: Plus) {
     let Weight { level, precision, n, k, .. } = *weight;
-    assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-    let panels = panels(&weight.forward, Operand::rows(Numbers::F32(w), n, k));
+    let panels = panels(&weight.forward, w.lines(n, k, true));
     product(level, precision, y, Operand::rows(x, row_count(x, k), k), panels, n, plus);
 }
 
@@ -154,10 +173,9 @@ pub fn linear_forward(y: &mut [f32], x: Numbers, w: &[f32], weight: &Weight, plu
 ///
 /// # Panics
 /// If the lengths of `dx`, `dy` and `w` do not fit the weights or each other.
-pub fn linear_backward_input(dx: &mut [f32], dy: Numbers, w: &[f32], weight: &Weight, accumulate: bool) {
+pub fn linear_backward_input(dx: &mut [f32], dy: Numbers, w: Elements, weight: &Weight, accumulate: bool) {
     let Weight { level, precision, n, k, .. } = *weight;
-    assert_eq!(w.len(), n * k, "weights of shape [{n}, {k}]");
-    let panels = panels(&weight.backward, Operand::columns(Numbers::F32(w), k, n));
+    let panels = panels(&weight.backward, w.lines(n, k, false));
     product(level, precision, dx, Operand::rows(dy, row_count(dy, n), n), panels, k, Plus::to_result(accumulate));
 }
 
@@ -169,7 +187,7 @@ pub fn linear_backward_weight(dw: &mut [f32], dy: Numbers, x: Numbers, weight: &
     let Weight { level, precision, n, k, .. } = *weight;
     let m = row_count(x, k);
     assert_eq!(dy.len(), m * n, "gradient of {m} rows of {n}");
-    let panels = Panels::Plain(Operand::columns(x, k, m));
+    let panels = Panels::OnTheWay(Source::Plain(Operand::columns(x, k, m)));
     product(level, precision, dw, Operand::columns(dy, n, m), panels, k, Plus::to_result(accumulate));
 }
 

@@ -8,4 +8,5 @@ pub mod memory;
 pub mod rate;
 pub mod rng;
 pub mod simd;
+pub mod stored;
 pub mod timed;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::device::{Buffer, Device, Plus, Rows, Use};
+use crate::device::{Buffer, Device, Matrix, Plus, Rows, Use};
 use crate::gemm::Precision;
 use crate::memory::Memory;
 
@@ -46,12 +46,13 @@ pub fn best_seconds<D: Device>(
         let rows = products.iter().map(|product| product.rows).max().unwrap_or(0);
         let (x, w) = (device.upload(noise(rows * depth)), device.upload(noise(columns * depth)));
         let mut y = device.alloc(rows * columns);
-        let weight = device.weight(precision, w.head(columns * depth), columns, depth, Use::Forward);
+        let matrix = || Matrix::Single(w.head(columns * depth));
+        let weight = device.weight(precision, matrix(), columns, depth, Use::Forward);
         for product in products {
             let len = product.rows * columns;
             let mut run = || {
                 let x = Rows::Single(x.head(product.rows * depth));
-                device.linear_forward(y.head_mut(len), x, w.head(columns * depth), &weight, Plus::Nothing);
+                device.linear_forward(y.head_mut(len), x, matrix(), &weight, Plus::Nothing);
                 // Reading a result waits for it where the device works on its own.
                 device.read(y.part(len - 1..len), &mut [0.0]);
             };

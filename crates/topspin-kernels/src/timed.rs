@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::device::{
-    Activation, AdamW, Attention, Device, Dropout, HeadShape, In, LogitScale, Norm, Out, Plus, RmsProp, Rows, Span, Use,
+    Activation, AdamW, Attention, Device, Dropout, HeadShape, In, LogitScale, Matrix, Norm, Out, Plus, RmsProp, Rows,
+    Span, Use,
 };
 use crate::gemm::Precision;
 use crate::memory::Memory;
 use crate::rate::Product;
+use crate::stored::Stored;
 
 /// Seconds by operation, under the name that the operation has in [`Device`].
 pub type Seconds = BTreeMap<&'static str, f64>;
@@ -88,10 +90,19 @@ fn inner<'a, D: Device>(rows: Rows<'a, Timed<D>>) -> Rows<'a, D> {
     }
 }
 
+/// The same matrix for the device that is timed.
+fn inner_matrix<'a, D: Device>(matrix: Matrix<'a, Timed<D>>) -> Matrix<'a, D> {
+    match matrix {
+        Matrix::Single(matrix) => Matrix::Single(matrix),
+        Matrix::Stored(matrix) => Matrix::Stored(matrix),
+    }
+}
+
 impl<D: Device> Device for Timed<D> {
     type Buffer = D::Buffer;
     type Rounded = D::Rounded;
     type Weight = TimedWeight<D::Weight>;
+    type Stored = D::Stored;
     type Kv = D::Kv;
 
     fn alloc(&self, len: usize) -> Self::Buffer {
@@ -104,6 +115,10 @@ impl<D: Device> Device for Timed<D> {
 
     fn upload(&self, from: Memory<f32>) -> Self::Buffer {
         self.device.upload(from)
+    }
+
+    fn store(&self, matrix: Stored) -> Self::Stored {
+        self.device.store(matrix)
     }
 
     fn write(&self, to: Out<Self::Buffer>, from: &[f32]) {
@@ -122,8 +137,8 @@ impl<D: Device> Device for Timed<D> {
         self.time("zero", |device| device.zero(to))
     }
 
-    fn embedding_forward(&self, out: Out<Self::Buffer>, table: In<Self::Buffer>, ids: &[u32], scale: f32) {
-        self.time("embedding_forward", |device| device.embedding_forward(out, table, ids, scale))
+    fn embedding_forward(&self, out: Out<Self::Buffer>, table: Matrix<Self>, ids: &[u32], scale: f32) {
+        self.time("embedding_forward", |device| device.embedding_forward(out, inner_matrix(table), ids, scale))
     }
 
     fn embedding_backward(&self, dtable: Out<Self::Buffer>, dout: In<Self::Buffer>, ids: &[u32], scale: f32) {
@@ -199,8 +214,8 @@ impl<D: Device> Device for Timed<D> {
         self.time("head_norm_backward", |device| device.head_norm_backward(dqkv, dw, x, w, rstd, heads, norm))
     }
 
-    fn weight(&self, precision: Precision, w: In<Self::Buffer>, n: usize, k: usize, for_use: Use) -> Self::Weight {
-        TimedWeight { weight: self.device.weight(precision, w, n, k, for_use), n, k }
+    fn weight(&self, precision: Precision, w: Matrix<Self>, n: usize, k: usize, for_use: Use) -> Self::Weight {
+        TimedWeight { weight: self.device.weight(precision, inner_matrix(w), n, k, for_use), n, k }
     }
 
     fn weight_update(&self, weight: &mut Self::Weight, w: In<Self::Buffer>) {
@@ -211,25 +226,25 @@ impl<D: Device> Device for Timed<D> {
         &self,
         y: Out<Self::Buffer>,
         x: Rows<Self>,
-        w: In<Self::Buffer>,
+        w: Matrix<Self>,
         weight: &Self::Weight,
         plus: Plus<Self::Buffer>,
     ) {
         self.count(y.range.len() / weight.n, weight.n, weight.k);
-        self.time("linear_forward", |device| device.linear_forward(y, inner(x), w, &weight.weight, plus))
+        self.time("linear_forward", |device| device.linear_forward(y, inner(x), inner_matrix(w), &weight.weight, plus))
     }
 
     fn linear_backward_input(
         &self,
         dx: Out<Self::Buffer>,
         dy: Rows<Self>,
-        w: In<Self::Buffer>,
+        w: Matrix<Self>,
         weight: &Self::Weight,
         accumulate: bool,
     ) {
         self.count(dy.len() / weight.n, weight.k, weight.n);
         self.time("linear_backward_input", |device| {
-            device.linear_backward_input(dx, inner(dy), w, &weight.weight, accumulate)
+            device.linear_backward_input(dx, inner(dy), inner_matrix(w), &weight.weight, accumulate)
         })
     }
 

@@ -5,7 +5,7 @@ use half::bf16;
 use proptest::prelude::*;
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::{
-    Numbers, Plus, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
+    Elements, Numbers, Plus, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
 };
 use topspin_kernels::simd::Level;
 
@@ -62,21 +62,21 @@ fn check_all(m: usize, n: usize, k: usize, seed: u64, accumulate: bool) {
             let see = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| seen(precision, x)).collect() };
             let (xs, ws, dys) = (see(&x), see(&w), see(&dy));
             for for_use in [Use::Forward, Use::ForwardAndBackward] {
-                let weight = Weight::prepare(level, precision, &w, n, k, for_use);
+                let weight = Weight::prepare(level, precision, Elements::Single(&w), n, k, for_use);
                 let mut y = vec![f32::NAN; m * n];
                 let residual = accumulate.then_some(&y0[..]);
                 // Added to another matrix than the result, which is of any content.
                 let plus = residual.map_or(Plus::Nothing, Plus::Matrix);
-                linear_forward(&mut y, Numbers::F32(&x), &w, &weight, plus);
+                linear_forward(&mut y, Numbers::F32(&x), Elements::Single(&w), &weight, plus);
                 check(&what("forward"), &y, residual, [m, n, k], |i, d| xs[i * k + d], |j, d| ws[j * k + d]);
                 if accumulate {
                     let mut sum = y0.clone();
-                    linear_forward(&mut sum, Numbers::F32(&x), &w, &weight, Plus::Result);
+                    linear_forward(&mut sum, Numbers::F32(&x), Elements::Single(&w), &weight, Plus::Result);
                     assert_eq!(bits(&sum), bits(&y), "{}", what("added to the result"));
                 }
 
                 let mut dx = if accumulate { dx0.clone() } else { vec![f32::NAN; m * k] };
-                linear_backward_input(&mut dx, Numbers::F32(&dy), &w, &weight, accumulate);
+                linear_backward_input(&mut dx, Numbers::F32(&dy), Elements::Single(&w), &weight, accumulate);
                 let before = accumulate.then_some(&dx0[..]);
                 check(&what("input"), &dx, before, [m, k, n], |i, d| dys[i * n + d], |j, d| ws[d * k + j]);
 
@@ -97,16 +97,16 @@ fn check_invariance(m: usize, n: usize, k: usize, seed: u64, levels: &[Level]) {
     for &level in levels {
         for precision in PRECISIONS {
             let [weight, in_training] = [Use::Forward, Use::ForwardAndBackward]
-                .map(|for_use| Weight::prepare(level, precision, &w, n, k, for_use));
+                .map(|for_use| Weight::prepare(level, precision, Elements::Single(&w), n, k, for_use));
             let by = |weight: &Weight, x: &[f32], rows: usize| {
                 let mut y = vec![f32::NAN; rows * n];
-                linear_forward(&mut y, Numbers::F32(x), &w, weight, Plus::Nothing);
+                linear_forward(&mut y, Numbers::F32(x), Elements::Single(&w), weight, Plus::Nothing);
                 y
             };
             let forward = |x: &[f32], rows: usize| by(&weight, x, rows);
             let backward = |dy: &[f32], rows: usize| {
                 let mut dx = vec![f32::NAN; rows * k];
-                linear_backward_input(&mut dx, Numbers::F32(dy), &w, &in_training, false);
+                linear_backward_input(&mut dx, Numbers::F32(dy), Elements::Single(&w), &in_training, false);
                 dx
             };
             let gradient = || {
@@ -150,11 +150,11 @@ fn check_rounded(m: usize, n: usize, k: usize, seed: u64) {
     let round = |x: &[f32]| -> Vec<u16> { x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect() };
     let (rounded_x, rounded_dy) = (round(&x), round(&dy));
     for level in Level::available() {
-        let weight = Weight::prepare(level, Precision::Bf16, &w, n, k, Use::ForwardAndBackward);
+        let weight = Weight::prepare(level, Precision::Bf16, Elements::Single(&w), n, k, Use::ForwardAndBackward);
         let all = |x: Numbers, dy: Numbers| {
             let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
-            linear_forward(&mut y, x, &w, &weight, Plus::Nothing);
-            linear_backward_input(&mut dx, dy, &w, &weight, false);
+            linear_forward(&mut y, x, Elements::Single(&w), &weight, Plus::Nothing);
+            linear_backward_input(&mut dx, dy, Elements::Single(&w), &weight, false);
             linear_backward_weight(&mut dw, dy, x, &weight, false);
             [y, dx, dw].map(|result| bits(&result))
         };
@@ -196,10 +196,10 @@ fn bf16_is_the_same_bits_at_every_level() {
         let seed = 31 + case as u64;
         let (x, w, dy) = (random(m * k, seed), random(n * k, seed + 1), random(m * n, seed + 2));
         let all = |level: Level| {
-            let weight = Weight::prepare(level, Precision::Bf16, &w, n, k, Use::ForwardAndBackward);
+            let weight = Weight::prepare(level, Precision::Bf16, Elements::Single(&w), n, k, Use::ForwardAndBackward);
             let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
-            linear_forward(&mut y, Numbers::F32(&x), &w, &weight, Plus::Nothing);
-            linear_backward_input(&mut dx, Numbers::F32(&dy), &w, &weight, false);
+            linear_forward(&mut y, Numbers::F32(&x), Elements::Single(&w), &weight, Plus::Nothing);
+            linear_backward_input(&mut dx, Numbers::F32(&dy), Elements::Single(&w), &weight, false);
             linear_backward_weight(&mut dw, Numbers::F32(&dy), Numbers::F32(&x), &weight, true);
             [y, dx, dw].map(|result| bits(&result))
         };
@@ -239,8 +239,8 @@ fn elements_of_real_layers_depend_on_their_row_and_column_alone() {
 #[should_panic(expected = "numbers rounded to bf16 in a product of F32")]
 fn a_product_in_single_precision_refuses_rounded_rows() {
     let w = random(6, 1);
-    let weight = Weight::prepare(Level::detect(), Precision::F32, &w, 2, 3, Use::Forward);
-    linear_forward(&mut [0.0; 2], Numbers::Bf16(&[0; 3]), &w, &weight, Plus::Nothing);
+    let weight = Weight::prepare(Level::detect(), Precision::F32, Elements::Single(&w), 2, 3, Use::Forward);
+    linear_forward(&mut [0.0; 2], Numbers::Bf16(&[0; 3]), Elements::Single(&w), &weight, Plus::Nothing);
 }
 
 #[test]
@@ -249,12 +249,12 @@ fn update_forgets_the_old_weights() {
     let (old, new, x) = (random(n * k, 1), random(n * k, 2), random(3 * k, 3));
     for precision in PRECISIONS {
         let level = Level::detect();
-        let mut updated = Weight::prepare(level, precision, &old, n, k, Use::Forward);
-        updated.update(&new);
-        let fresh = Weight::prepare(level, precision, &new, n, k, Use::Forward);
+        let mut updated = Weight::prepare(level, precision, Elements::Single(&old), n, k, Use::Forward);
+        updated.update(Elements::Single(&new));
+        let fresh = Weight::prepare(level, precision, Elements::Single(&new), n, k, Use::Forward);
         let forward = |weight: &Weight| {
             let mut y = vec![0.0; 3 * n];
-            linear_forward(&mut y, Numbers::F32(&x), &new, weight, Plus::Nothing);
+            linear_forward(&mut y, Numbers::F32(&x), Elements::Single(&new), weight, Plus::Nothing);
             bits(&y)
         };
         assert_eq!(forward(&updated), forward(&fresh));

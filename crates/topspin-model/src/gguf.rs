@@ -3,10 +3,8 @@
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3, little-endian. A file is
 //! untrusted input: every count and length is checked against the bytes that are there before memory is taken for it.
 
-mod blocks;
 mod families;
 mod header;
-mod k_quants;
 mod rotary;
 mod tensors;
 mod tokenizer;
@@ -21,9 +19,10 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use topspin_files::{Action, FileError};
+use topspin_kernels::simd::Level;
+pub use topspin_kernels::stored::GgmlType;
 
 use crate::error::ModelError;
-pub use blocks::GgmlType;
 pub use header::Value;
 pub(crate) use tokenizer::read_dialect;
 
@@ -100,7 +99,7 @@ impl Gguf {
         for part in out.chunks_mut(CHUNK_BLOCKS * elements) {
             let encoded = &mut buffer[..part.len() / elements * bytes];
             file.read_exact(encoded).map_err(fail)?;
-            tensor.kind.decode(encoded, part);
+            tensor.kind.decode(Level::detect(), encoded, part);
         }
         Ok(())
     }

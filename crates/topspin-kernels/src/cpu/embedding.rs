@@ -1,6 +1,8 @@
 //! Rows picked from a table, and their gradients put back.
 
 use super::parallel::for_rows;
+use crate::simd::Level;
+use crate::stored::Stored;
 
 /// `out[n] = scale * table[rows[n]]`, rows of `out.len() / rows.len()` elements.
 pub fn gather_forward(out: &mut [f32], table: &[f32], rows: &[u32], scale: f32) {
@@ -11,6 +13,15 @@ pub fn gather_forward(out: &mut [f32], table: &[f32], rows: &[u32], scale: f32) 
     for_rows(out, d, |n, out| {
         let row = &table[rows[n] as usize * d..][..d];
         out.iter_mut().zip(row).for_each(|(out, x)| *out = scale * x);
+    });
+}
+
+/// The same from a table as a file stores it.
+pub fn gather_stored(level: Level, out: &mut [f32], table: &Stored, rows: &[u32], scale: f32) {
+    for_rows(out, table.columns(), |n, out| {
+        let row = rows[n] as usize;
+        table.decode(level, row..row + 1, 0..table.columns(), out);
+        out.iter_mut().for_each(|out| *out *= scale);
     });
 }
 

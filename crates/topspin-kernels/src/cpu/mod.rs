@@ -22,12 +22,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::device::{
-    Activation, AdamW, Attention, Buffer, Device, Dropout, HeadShape, In, LogitScale, Norm, Out, Plus, RmsProp, Rows,
-    Span, Use,
+    Activation, AdamW, Attention, Buffer, Device, Dropout, HeadShape, In, LogitScale, Matrix, Norm, Out, Plus, RmsProp,
+    Rows, Span, Use,
 };
-use crate::gemm::{self, Numbers, Precision, Weight};
+use crate::gemm::{self, Elements, Numbers, Precision, Weight};
 use crate::memory;
 use crate::simd::Level;
+use crate::stored::Stored;
 pub use kv::KvStore;
 use rounded::NumbersMut;
 pub use rounded::Rounded;
@@ -111,10 +112,20 @@ impl<'a> Rows<'a, Cpu> {
     }
 }
 
+impl<'a> Matrix<'a, Cpu> {
+    fn get(self) -> Elements<'a> {
+        match self {
+            Matrix::Single(matrix) => Elements::Single(matrix.get()),
+            Matrix::Stored(matrix) => Elements::Stored(matrix),
+        }
+    }
+}
+
 impl Device for Cpu {
     type Buffer = Memory;
     type Rounded = Rounded;
     type Weight = Weight;
+    type Stored = Stored;
     type Kv = KvStore;
 
     fn alloc(&self, len: usize) -> Memory {
@@ -127,6 +138,10 @@ impl Device for Cpu {
 
     fn upload(&self, from: Memory) -> Memory {
         from
+    }
+
+    fn store(&self, matrix: Stored) -> Stored {
+        matrix
     }
 
     fn write(&self, to: Out<Memory>, from: &[f32]) {
@@ -145,8 +160,11 @@ impl Device for Cpu {
         to.get().par_chunks_mut(parallel::GRAIN).for_each(|part| part.fill(0.0));
     }
 
-    fn embedding_forward(&self, out: Out<Memory>, table: In<Memory>, ids: &[u32], scale: f32) {
-        embedding::gather_forward(out.get(), table.get(), ids, scale);
+    fn embedding_forward(&self, out: Out<Memory>, table: Matrix<Self>, ids: &[u32], scale: f32) {
+        match table {
+            Matrix::Single(table) => embedding::gather_forward(out.get(), table.get(), ids, scale),
+            Matrix::Stored(table) => embedding::gather_stored(self.level, out.get(), table, ids, scale),
+        }
     }
 
     fn embedding_backward(&self, dtable: Out<Memory>, dout: In<Memory>, ids: &[u32], scale: f32) {
@@ -223,19 +241,26 @@ impl Device for Cpu {
         norm::head_norm_backward(self.level, dqkv.get(), dw, x.get(), w, rstd.get(), heads, norm);
     }
 
-    fn weight(&self, precision: Precision, w: In<Memory>, n: usize, k: usize, for_use: Use) -> Weight {
+    fn weight(&self, precision: Precision, w: Matrix<Self>, n: usize, k: usize, for_use: Use) -> Weight {
         Weight::prepare(self.level, precision, w.get(), n, k, for_use)
     }
 
     fn weight_update(&self, weight: &mut Weight, w: In<Memory>) {
-        weight.update(w.get());
+        weight.update(Elements::Single(w.get()));
     }
 
-    fn linear_forward(&self, y: Out<Memory>, x: Rows<Self>, w: In<Memory>, weight: &Weight, plus: Plus<Memory>) {
+    fn linear_forward(&self, y: Out<Memory>, x: Rows<Self>, w: Matrix<Self>, weight: &Weight, plus: Plus<Memory>) {
         gemm::linear_forward(y.get(), x.get(), w.get(), weight, plus.get());
     }
 
-    fn linear_backward_input(&self, dx: Out<Memory>, dy: Rows<Self>, w: In<Memory>, weight: &Weight, accumulate: bool) {
+    fn linear_backward_input(
+        &self,
+        dx: Out<Memory>,
+        dy: Rows<Self>,
+        w: Matrix<Self>,
+        weight: &Weight,
+        accumulate: bool,
+    ) {
         gemm::linear_backward_input(dx.get(), dy.get(), w.get(), weight, accumulate);
     }
 

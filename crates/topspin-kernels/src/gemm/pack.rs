@@ -4,6 +4,7 @@
 //! `[step][line]`, a step being one unit (see [`super::lanes`]). Panels interleave 16 lines and are filled up with lines
 //! of zeros; row tiles interleave as many lines as the tile has rows.
 
+mod stored;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -16,6 +17,7 @@ use super::{Numbers, Precision};
 use crate::bf16;
 use crate::multiversion;
 use crate::simd::Level;
+use crate::stored::Stored;
 
 /// Units below which a copy is not worth waking threads for.
 const SERIAL_UNITS: usize = 1 << 15;
@@ -44,12 +46,26 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// What panels are packed from.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// Numbers.
+    Plain(Operand<'a>),
+    /// A matrix as a file stores it, whose lines are its rows or its columns.
+    Stored { matrix: &'a Stored, by_row: bool },
+}
+
+/// Elements of a step.
+fn per_step(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 1,
+        Precision::Bf16 => 2,
+    }
+}
+
 /// Steps of a reduction over `depth` elements.
 pub(super) fn steps(precision: Precision, depth: usize) -> usize {
-    match precision {
-        Precision::F32 => depth,
-        Precision::Bf16 => depth.div_ceil(2),
-    }
+    depth.div_ceil(per_step(precision))
 }
 
 /// Sizes of tiles, by number of rows.
@@ -71,14 +87,24 @@ pub(super) fn pack_panels(
     level: Level,
     precision: Precision,
     to: &mut [u32],
-    from: Operand,
+    from: Source,
     lines: Range<usize>,
     steps: Range<usize>,
 ) {
-    for_each_chunk(to, TOGETHER * LANES * steps.len(), |(chunk, to)| {
-        let first = lines.start + chunk * TOGETHER * LANES;
-        let lines = first..lines.end.min(first + TOGETHER * LANES);
-        interleave(level, to, from, precision, LANES, lines, steps.clone());
+    let together = match from {
+        Source::Plain(_) => TOGETHER * LANES,
+        Source::Stored { matrix, by_row } => stored::together(matrix, by_row),
+    };
+    for_each_chunk(to, together * steps.len(), |(chunk, to)| {
+        let first = lines.start + chunk * together;
+        let (lines, steps) = (first..lines.end.min(first + together), steps.clone());
+        match from {
+            Source::Plain(operand) => interleave(level, to, operand, precision, LANES, lines, steps),
+            Source::Stored { matrix, by_row: true } => stored::pack_rows(level, precision, to, matrix, lines, steps),
+            Source::Stored { matrix, by_row: false } => {
+                stored::pack_columns(level, precision, to, matrix, lines, steps);
+            }
+        }
     });
 }
 

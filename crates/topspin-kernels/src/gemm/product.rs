@@ -10,11 +10,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::lanes::LANES;
-use super::pack::{Operand, pack_panels, pack_rows, pack_rows_here, steps};
-use super::tile::{Block, GROUP, Kernel};
+use super::pack::{Operand, Source, pack_panels, pack_rows, pack_rows_here, steps};
+use super::tile::{Block, Kernel};
 use super::{Numbers, Precision};
 use crate::memory::Memory;
 use crate::simd::Level;
+use crate::stored::WHOLE_BLOCKS;
 
 /// Longest block of the reduction, in steps.
 const BLOCK_STEPS: usize = 640;
@@ -33,7 +34,7 @@ pub(super) enum Panels<'a> {
     /// Packed beforehand over the whole reduction.
     Packed(&'a [u32]),
     /// To be packed on the way.
-    Plain(Operand<'a>),
+    OnTheWay(Source<'a>),
 }
 
 thread_local! {
@@ -76,7 +77,7 @@ pub(super) fn product(
         assert_eq!(matrix.len(), out.len(), "a matrix of the result's shape");
     }
     let rounded = |operand: &Operand| matches!(operand.data, Numbers::Bf16(_));
-    let some_rounded = rounded(&rows) || matches!(&panels, Panels::Plain(panels) if rounded(panels));
+    let some_rounded = rounded(&rows) || matches!(&panels, Panels::OnTheWay(Source::Plain(panels)) if rounded(panels));
     assert!(precision == Precision::Bf16 || !some_rounded, "numbers rounded to bf16 in a product of {precision:?}");
     let kernel = Kernel::new(level, precision);
     let total = steps(precision, rows.depth);
@@ -92,14 +93,14 @@ pub(super) fn product(
         };
         match panels {
             Panels::Packed(panels) => multiply(&panels[steps.start * LANES..], total * LANES, 0..columns),
-            Panels::Plain(operand) => {
+            Panels::OnTheWay(source) => {
                 // A part of the panels at a time, so that they are still in the cache when their turn comes.
-                let width = (PANEL_UNITS / steps.len()).next_multiple_of(GROUP * LANES);
+                let width = (PANEL_UNITS / steps.len()).next_multiple_of(WHOLE_BLOCKS);
                 let mut packed = PANELS.take();
                 for first in (0..columns).step_by(width) {
                     let part = first..columns.min(first + width);
                     let panels = packed.grown(part.len().next_multiple_of(LANES) * steps.len());
-                    pack_panels(level, precision, panels, operand, part.clone(), steps.clone());
+                    pack_panels(level, precision, panels, source, part.clone(), steps.clone());
                     multiply(panels, steps.len() * LANES, part);
                 }
                 PANELS.set(packed);

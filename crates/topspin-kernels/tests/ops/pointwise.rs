@@ -2,7 +2,7 @@
 
 use half::bf16;
 use proptest::prelude::*;
-use topspin_kernels::device::{Activation, Device, HeadShape, LogitScale, Norm, Rows};
+use topspin_kernels::device::{Activation, Device, HeadShape, LogitScale, Matrix, Norm, Rows};
 use topspin_kernels::gemm::Precision;
 
 use crate::{Memory, all, all_mut, devices, error, f64s, filled, gradient, reference, values};
@@ -202,7 +202,7 @@ proptest! {
         let d_expected = gradient(&f64s(&table), &dout, pick);
         for cpu in devices() {
             let mut out = Memory::zeroed(dout.len());
-            cpu.embedding_forward(all_mut(&mut out), all(&table), &rows, scale);
+            cpu.embedding_forward(all_mut(&mut out), Matrix::Single(all(&table)), &rows, scale);
             prop_assert!(error(&out, &expected) < 1e-7);
             let mut dtable = Memory::zeroed(table.len());
             cpu.embedding_backward(all_mut(&mut dtable), all(&dout), &rows, scale);

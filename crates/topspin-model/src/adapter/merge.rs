@@ -1,7 +1,7 @@
 //! An adapter made part of the model that it was trained on.
 
 use topspin_kernels::device::Use;
-use topspin_kernels::gemm::{Numbers, Precision, Weight, linear_backward_input};
+use topspin_kernels::gemm::{Elements, Numbers, Precision, Weight, linear_backward_input};
 use topspin_kernels::simd::Level;
 
 use super::Adapter;
@@ -19,8 +19,8 @@ impl Adapter {
         for member in self.layers.iter().flatten().flatten().flat_map(|group| &group.members) {
             let matrix = layout.get(&format!("{}.weight", member.module)).expect("an adapter fits its model");
             let scaled: Vec<f32> = parameters[member.b.clone()].iter().map(|b| member.scale * b).collect();
-            let (a, rank) = (&parameters[member.a.clone()], member.ranks.len());
-            let (level, width) = (Level::detect(), a.len() / rank);
+            let (a, rank) = (Elements::Single(&parameters[member.a.clone()]), member.ranks.len());
+            let (level, width) = (Level::detect(), member.a.len() / rank);
             let weight = Weight::prepare(level, Precision::F32, a, rank, width, Use::ForwardAndBackward);
             linear_backward_input(&mut model[matrix.range()], Numbers::F32(&scaled), a, &weight, true);
         }

@@ -33,7 +33,7 @@ impl<D: Device> Decoder<D> {
         plus: Plus<D::Buffer>,
         low_rank: LowRankForward<D>,
     ) {
-        self.device.linear_forward(y.head_mut(len), x.clone(), self.part(&linear.weight), &weights.base, plus);
+        self.device.linear_forward(y.head_mut(len), x.clone(), self.matrix(&linear.weight), &weights.base, plus);
         if let Some(adapter) = &weights.adapter {
             adapter.forward(&self.device, self.params(), y, len, x, low_rank);
         }
@@ -53,7 +53,7 @@ impl<D: Device> Decoder<D> {
         low_rank: &mut LowRankGrads<D>,
         draw: Option<DropoutDraw>,
     ) {
-        let w = self.part(&linear.weight);
+        let w = self.matrix(&linear.weight);
         self.device.linear_backward_input(dx.head_mut(len), dy.clone(), w, &weights.base, false);
         if let Some(adapter) = &weights.adapter {
             adapter.backward_input(&self.device, self.params(), dx, len, dy, low_rank, draw);

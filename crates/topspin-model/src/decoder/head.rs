@@ -28,7 +28,7 @@ impl<D: Device> Decoder<D> {
     pub(super) fn logits(&self, outputs: Range<usize>, tape: &mut Tape<D>) {
         let (n, d, v) = (outputs.len(), self.config.hidden_size, self.config.vocab_size);
         let hidden = Rows::Rounded(tape.normed_out.part(outputs.start * d..outputs.end * d));
-        let head = self.part(&self.ranges.head);
+        let head = self.matrix(&self.ranges.head);
         self.device.linear_forward(tape.logits.head_mut(n * v), hidden, head, &self.head, Plus::Nothing);
         if self.config.logit_scale != LogitScale::NONE {
             self.device.logit_scale_forward(tape.logits.head_mut(n * v), self.config.logit_scale);
@@ -78,7 +78,7 @@ impl<D: Device> Decoder<D> {
                 accumulate = true;
             }
             let dhidden = acts.normed_out.part_mut(hidden);
-            device.linear_backward_input(dhidden, dlogits(), self.part(head), &self.head, false);
+            device.linear_backward_input(dhidden, dlogits(), self.matrix(head), &self.head, false);
         }
 
         device.zero(acts.gathered.head_mut(n * d));

@@ -3,7 +3,7 @@
 //! Layers that are one product have one product for all their matrices A, and one for all their B: a matrix with each B at
 //! its own rows and ranks, and zeros elsewhere. The zeros cost less than products by themselves would.
 
-use topspin_kernels::device::{Buffer, Device, Dropout, Plus, Rows, Use};
+use topspin_kernels::device::{Buffer, Device, Dropout, Matrix, Plus, Rows, Use};
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::rng::Key;
 
@@ -142,10 +142,10 @@ impl<D: Device> LowRank<D> {
         group: &Group,
         for_use: Use,
     ) -> Self {
-        let a = device.weight(precision, params.part(group.a.clone()), group.rank, k, for_use);
+        let a = device.weight(precision, Matrix::Single(params.part(group.a.clone())), group.rank, k, for_use);
         let mut wide_b = device.alloc(n * group.rank);
         widen(device, &mut wide_b, params, group);
-        let b = device.weight(precision, wide_b.head(n * group.rank), n, group.rank, for_use);
+        let b = device.weight(precision, Matrix::Single(wide_b.head(n * group.rank)), n, group.rank, for_use);
         Self { layer, site, group: group.clone(), k, a, wide_b, b }
     }
 
@@ -154,6 +154,16 @@ impl<D: Device> LowRank<D> {
         device.weight_update(&mut self.a, params.part(self.group.a.clone()));
         widen(device, &mut self.wide_b, params, &self.group);
         device.weight_update(&mut self.b, self.wide_b.head(self.wide_b.len()));
+    }
+
+    /// `[R, k]`.
+    fn matrix_a<'a>(&self, params: &'a D::Buffer) -> Matrix<'a, D> {
+        Matrix::Single(params.part(self.group.a.clone()))
+    }
+
+    /// `[n, R]`.
+    fn matrix_b(&self) -> Matrix<'_, D> {
+        Matrix::Single(self.wide_b.head(self.wide_b.len()))
     }
 
     /// What the adapters read: `x`, or what dropout leaves of it.
@@ -181,10 +191,10 @@ impl<D: Device> LowRank<D> {
         LowRankForward { u, dropped, draw }: LowRankForward<D>,
     ) {
         let u_len = x.len() / self.k * self.group.rank;
-        let (input, a) = (self.input(device, x, dropped, draw), params.part(self.group.a.clone()));
+        let (input, a) = (self.input(device, x, dropped, draw), self.matrix_a(params));
         device.linear_forward(u.head_mut(u_len), input, a, &self.a, Plus::Nothing);
-        let (u, wide_b) = (Rows::Single(u.head(u_len)), self.wide_b.head(self.wide_b.len()));
-        device.linear_forward(y.head_mut(len), u, wide_b, &self.b, Plus::Result);
+        let u = Rows::Single(u.head(u_len));
+        device.linear_forward(y.head_mut(len), u, self.matrix_b(), &self.b, Plus::Result);
     }
 
     /// Adds to the gradient `dx` of what the product reads, of which there are `len` elements, and leaves that of `u`.
@@ -199,9 +209,8 @@ impl<D: Device> LowRank<D> {
         draw: Option<DropoutDraw>,
     ) {
         let u_len = len / self.k * self.group.rank;
-        let wide_b = self.wide_b.head(self.wide_b.len());
-        device.linear_backward_input(acts.u.head_mut(u_len), dy, wide_b, &self.b, false);
-        let (du, a) = (Rows::Single(acts.u.head(u_len)), params.part(self.group.a.clone()));
+        device.linear_backward_input(acts.u.head_mut(u_len), dy, self.matrix_b(), &self.b, false);
+        let (du, a) = (Rows::Single(acts.u.head(u_len)), self.matrix_a(params));
         match draw {
             None => device.linear_backward_input(dx.head_mut(len), du, a, &self.a, true),
             Some(draw) => {

@@ -23,7 +23,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use topspin_kernels::arena::Layout;
-use topspin_kernels::device::{Buffer, Device, In, Out, Use};
+use topspin_kernels::device::{Buffer, Device, In, Matrix, Out, Use};
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::memory::Memory;
 
@@ -95,7 +95,8 @@ impl<D: Device> Decoder<D> {
         let params = device.upload(params);
         let ranges = Ranges::new(&config);
         let (d, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
-        let weight = |range: &Range<usize>, n, k| device.weight(precision, params.part(range.clone()), n, k, for_use);
+        let matrix = |range: &Range<usize>| Matrix::Single(params.part(range.clone()));
+        let weight = |range: &Range<usize>, n, k| device.weight(precision, matrix(range), n, k, for_use);
         let linear = |linear: &Linear, n, k| LinearWeights { base: weight(&linear.weight, n, k), adapter: None };
         let block = |block: &Block, [inner_out, inner_in]: [usize; 2]| BlockWeights {
             first: linear(&block.first, inner_out, d),
@@ -264,7 +265,7 @@ impl<D: Device> Decoder<D> {
     fn forward(&self, batch: &Batch, kv: Option<&mut D::Kv>, tape: &mut Tape<D>) {
         let (t, n, d) = (batch.rows(), batch.outputs.len(), self.config.hidden_size);
         let device = &self.device;
-        let embed = self.part(&self.ranges.embed);
+        let embed = self.matrix(&self.ranges.embed);
         let scale = self.config.embedding_multiplier;
         device.embedding_forward(tape.inputs[0].head_mut(t * d), embed, &batch.tokens, scale);
         match kv {
@@ -291,6 +292,11 @@ impl<D: Device> Decoder<D> {
     /// Where the gradient of parameters of the model goes, if they are trained.
     fn grad<'a>(&self, grads: &'a mut D::Buffer, range: &Range<usize>) -> Option<Out<'a, D::Buffer>> {
         self.adapted.is_none().then(|| grads.part_mut(range.clone()))
+    }
+
+    /// A matrix of the model.
+    fn matrix(&self, range: &Range<usize>) -> Matrix<'_, D> {
+        Matrix::Single(self.part(range))
     }
 
     /// Parameters of the model.

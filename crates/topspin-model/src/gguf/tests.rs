@@ -1,5 +1,6 @@
 //! Whole files: golden ones, and damaged ones.
 
+mod blocks;
 mod families;
 
 use std::path::{Path, PathBuf};
@@ -63,9 +64,8 @@ fn use_all(bytes: &[u8]) {
     let Ok(gguf) = parse(bytes) else { return };
     let _ = gguf.config();
     for (_, tensor) in gguf.tensors() {
-        let (elements, size) = tensor.kind.block();
-        let encoded = &bytes[tensor.offset as usize..][..tensor.elements() / elements * size];
-        tensor.kind.decode(encoded, &mut vec![0.0; tensor.elements()]);
+        let encoded = &bytes[tensor.offset as usize..][..tensor.kind.bytes(tensor.elements())];
+        tensor.kind.decode(Level::detect(), encoded, &mut vec![0.0; tensor.elements()]);
     }
     let Ok(dialect) = read_dialect(&gguf) else { return };
     if let Ok(ids) = dialect.tokenizer().encode("ab <s>the ba\n \u{1f600}") {

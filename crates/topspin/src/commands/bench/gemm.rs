@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use topspin_game::run::product_rate;
 use topspin_kernels::cpu::Cpu;
-use topspin_kernels::device::{Buffer, Device, Plus, Rows, Use};
+use topspin_kernels::device::{Buffer, Device, Matrix, Plus, Rows, Use};
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::rate::{Product, noise, times};
 use topspin_model::config::DecoderConfig;
@@ -106,17 +106,18 @@ fn matrices(config: &DecoderConfig) -> [(&'static str, usize, usize); 5] {
 fn measure(device: &Cpu, precision: Precision, n: usize, k: usize, m: usize) -> [(&'static str, Product, f64); 4] {
     let buffer = |len: usize| device.upload(noise(len));
     let (mut x, mut y, w, mut dw) = (buffer(m * k), buffer(m * n), buffer(n * k), device.alloc(n * k));
-    let weight = |for_use| device.weight(precision, w.head(n * k), n, k, for_use);
+    let matrix = || Matrix::Single(w.head(n * k));
+    let weight = |for_use| device.weight(precision, matrix(), n, k, for_use);
     let clock = |work: &mut dyn FnMut()| median(times(SPAN, &mut || work())).expect("there are some repetitions");
 
     let packed = weight(Use::Forward);
     let forward = clock(&mut || {
-        device.linear_forward(y.head_mut(m * n), Rows::Single(x.head(m * k)), w.head(n * k), &packed, Plus::Nothing);
+        device.linear_forward(y.head_mut(m * n), Rows::Single(x.head(m * k)), matrix(), &packed, Plus::Nothing);
     });
     drop(packed);
     let weight = weight(Use::ForwardAndBackward);
     let training_forward = clock(&mut || {
-        device.linear_forward(y.head_mut(m * n), Rows::Single(x.head(m * k)), w.head(n * k), &weight, Plus::Nothing);
+        device.linear_forward(y.head_mut(m * n), Rows::Single(x.head(m * k)), matrix(), &weight, Plus::Nothing);
     });
     let weight_gradient = clock(&mut || {
         device.linear_backward_weight(
@@ -128,7 +129,7 @@ fn measure(device: &Cpu, precision: Precision, n: usize, k: usize, m: usize) -> 
         );
     });
     let input_gradient = clock(&mut || {
-        device.linear_backward_input(x.head_mut(m * k), Rows::Single(y.head(m * n)), w.head(n * k), &weight, false);
+        device.linear_backward_input(x.head_mut(m * k), Rows::Single(y.head(m * n)), matrix(), &weight, false);
     });
     let shape = |rows, columns, depth| Product { rows, columns, depth };
     [
