@@ -36,6 +36,11 @@ COMMANDS = {
         "TRL": [*HF, HERE / "trl_train.py", "--tokens", WORK / "128.json", "--dtype", "f32", "--attention", "sdpa",
                 "--batch", "4"],
     }),
+    "lora": ("pairs_per_s", {
+        "Topspin": [*TOPSPIN, "train", "--tokens", WORK / "128.json", "--dtype", "bf16", "--lora-rank", "16", "--json"],
+        "TRL": [*HF, HERE / "trl_train.py", "--tokens", WORK / "128.json", "--lora-rank", "16", "--attention", "eager",
+                "--batch", "4"],
+    }),
     "generate-64": ("new_tokens_per_s", {
         "Topspin": [*TOPSPIN, "generate", "--tokens", WORK / "128.json", "--dtype", "bf16", "--json"],
         "transformers": [*HF, HERE / "transformers_generate.py", "--tokens", WORK / "128.json", "--attention", "eager"],
@@ -61,6 +66,7 @@ TITLES = {
     "train-128": "Training step, prompts of 128 and responses of 128 tokens, 4 pairs, bf16",
     "train-512": "Training step, prompts of 512 and responses of 128 tokens, 4 pairs, bf16",
     "train-128-f32": "Training step, prompts of 128 and responses of 128 tokens, 4 pairs, f32",
+    "lora": "Training step of a LoRA adapter of rank 16, prompts of 128 and responses of 128 tokens, 4 pairs, bf16",
     "generate-64": "Generation, 64 prompts of 64 tokens, 64 new tokens each, bf16",
     "generate-1": "Generation, a single prompt of 64 tokens, 64 new tokens, bf16",
     "iteration": "A whole iteration on 512 prompts",

@@ -1,6 +1,6 @@
-"""Times TRL's DPOTrainer, full fine-tuning with AdamW, and prints one JSON object.
+"""Times TRL's DPOTrainer, full fine-tuning with AdamW or PEFT's LoRA, and prints one JSON object.
 
-    python trl_train.py --model FOLDER --tokens FILE [--dtype bf16] [--batch 4] [--steps 3]
+    python trl_train.py --model FOLDER --tokens FILE [--dtype bf16] [--batch 4] [--steps 3] [--lora-rank 16]
     python trl_train.py --model FOLDER --tokens FILE --epoch 16 [--batch 16]
 
 Optimizer steps on all `pairs` of the file at once, the reference log-probabilities computed before; or, with --epoch,
@@ -20,6 +20,7 @@ report = peer.only_the_report()
 import torch
 import transformers
 from datasets import Dataset, disable_progress_bars
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -45,6 +46,13 @@ class StepClock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
+def adapter(rank):
+    """Of every linear layer of attention and MLP."""
+    return LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
 def make_trainer(flags, pairs, clock):
     pairs_per_step = flags.epoch or len(pairs)
     bf16_weights = flags.dtype == "bf16" and not flags.autocast
@@ -55,7 +63,7 @@ def make_trainer(flags, pairs, clock):
         output_dir=tempfile.mkdtemp(),
         use_cpu=True,
         bf16=flags.dtype == "bf16" and flags.autocast,
-        precompute_ref_log_probs=True,
+        precompute_ref_log_probs=not flags.reference_in_steps,
         precompute_ref_batch_size=flags.reference_batch,
         per_device_train_batch_size=flags.batch,
         gradient_accumulation_steps=pairs_per_step // flags.batch,
@@ -81,13 +89,20 @@ def make_trainer(flags, pairs, clock):
         }
         for pair in pairs
     ]
-    return TokenTrainer(
+    trainer = TokenTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(columns),
         processing_class=AutoTokenizer.from_pretrained(flags.model),
         callbacks=[clock],
+        peft_config=adapter(flags.lora_rank) if flags.lora_rank else None,
     )
+    if flags.lora_rank and bf16_weights and not flags.f32_adapter:
+        # PEFT makes it in f32 and converts its inputs at every product.
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    return trainer
 
 
 def main():
@@ -100,6 +115,10 @@ def main():
     parser.add_argument("--attention", choices=("eager", "sdpa"), default="eager")
     parser.add_argument("--checkpointing", action="store_true", help="compute activations again in the backward")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--lora-rank", type=int, metavar="R", help="train an adapter of this rank; its alpha is twice that")
+    parser.add_argument("--f32-adapter", action="store_true", help="of bf16: keep the adapter in f32, as PEFT does by itself")
+    parser.add_argument("--reference-in-steps", action="store_true",
+                        help="of an adapter's steps: compute the reference log-probabilities there, without it")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     transformers.utils.logging.disable_progress_bar()
@@ -119,7 +138,7 @@ def main():
         train_seconds = statistics.median(end - start for start, end in zip(clock.ends, clock.ends[1:]))
         figures |= {"seconds": train_seconds}
     figures["pairs_per_s"] = len(pairs) / train_seconds
-    report(flags, ("torch", "transformers", "trl"), **figures)
+    report(flags, ("torch", "transformers", "trl", *(["peft"] if flags.lora_rank else [])), **figures)
 
 
 if __name__ == "__main__":
