@@ -19,11 +19,11 @@ use crate::stored::{Spin, Stored, golden};
 const TOLERANCE: f64 = 1e-4;
 
 #[derive(Deserialize)]
-struct Expected {
+pub struct Expected {
     sequences: Vec<Vec<u32>>,
     prompts: Vec<Vec<u32>>,
     greedy: Vec<Vec<u32>>,
-    spin: Spin,
+    pub spin: Spin,
     gradients: Vec<String>,
 }
 
@@ -42,6 +42,7 @@ struct Family {
 fn folders(variable: &str, name: &str) -> (PathBuf, Vec<PathBuf>) {
     let folder = std::env::var_os(variable).map_or_else(|| golden(name), PathBuf::from);
     let mut folders: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    // Beside adapters there is what becomes of one.
     folders.retain(|folder| folder.is_dir());
     folders.sort();
     assert!(!folders.is_empty());
