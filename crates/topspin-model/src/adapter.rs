@@ -17,6 +17,7 @@ use topspin_kernels::rng::Rng;
 
 use crate::config::DecoderConfig;
 pub use files::{AdapterFiles, save_adapter};
+pub(crate) use files::{SETTINGS, WEIGHTS};
 use targets::Matcher;
 pub use targets::{BadPattern, Targets};
 

@@ -10,6 +10,7 @@ use hf_hub::repository::{RepoType, RepoTypeModel};
 use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync};
 use serde_json::Value;
 
+use crate::adapter;
 use crate::error::ModelError;
 use crate::tokenizer::read_object;
 
@@ -104,9 +105,11 @@ struct Fetch<'a, T: RepoType> {
 }
 
 impl Fetch<'_, RepoTypeModel> {
-    /// Fetches a model.
+    /// Fetches a model, or an adapter of one.
     fn all(&self, revision: &str) -> Result<PathBuf, ModelError> {
-        let config = self.file("config.json", revision)?.ok_or_else(|| self.absent("config.json"))?;
+        let Some(config) = self.file("config.json", revision)? else {
+            return self.adapter(revision)?.ok_or_else(|| self.absent("config.json"));
+        };
         // snapshots/<commit>/config.json
         let dir = config.parent().unwrap_or(Path::new("")).to_owned();
         let commit = dir.file_name().and_then(|name| name.to_str()).unwrap_or(revision).to_owned();
@@ -129,6 +132,18 @@ impl Fetch<'_, RepoTypeModel> {
             self.pinned(shard, &commit)?.ok_or_else(|| self.absent(shard))?;
         }
         Ok(dir)
+    }
+}
+
+impl Fetch<'_, RepoTypeModel> {
+    /// Fetches an adapter, if the repository is one's.
+    fn adapter(&self, revision: &str) -> Result<Option<PathBuf>, ModelError> {
+        let Some(settings) = self.file(adapter::SETTINGS, revision)? else { return Ok(None) };
+        // snapshots/<commit>/adapter_config.json
+        let dir = settings.parent().unwrap_or(Path::new("")).to_owned();
+        let commit = dir.file_name().and_then(|name| name.to_str()).unwrap_or(revision);
+        self.pinned(adapter::WEIGHTS, commit)?.ok_or_else(|| self.absent(adapter::WEIGHTS))?;
+        Ok(Some(dir))
     }
 }
 

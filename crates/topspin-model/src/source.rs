@@ -13,7 +13,7 @@ use topspin_kernels::device::{Device, Use};
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::memory::Memory;
 
-use crate::adapter::AdapterFiles;
+use crate::adapter::{Adapter, AdapterFiles, LoraConfig};
 use crate::chat::ChatTemplate;
 use crate::checkpoint::Checkpoint;
 use crate::config::DecoderConfig;
@@ -36,7 +36,7 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// Finds the model that `spec` names: a folder, a GGUF file, or `hf:org/name[@revision]` on the Hub.
+    /// Finds the model that `spec` names: a folder, an adapter's folder, a GGUF file, or `hf:org/name[@revision]` on the Hub.
     pub fn resolve(spec: &str) -> Result<Self, ModelError> {
         Self::resolve_with(spec, &Hub::from_env())
     }
@@ -265,6 +265,7 @@ impl ModelFiles {
             chat_template: self.dialect.template().is_some(),
             end_of_turn: token(tokenizer.end_of_turn()),
             stop_tokens: tokenizer.stop_ids().iter().map(|&id| token(id)).collect(),
+            adapter: self.adapter.as_ref().map(|files| AdapterDescription::new(files.adapter())),
         }
     }
 }
@@ -304,6 +305,32 @@ pub struct Description {
     pub end_of_turn: String,
     /// The tokens at which generation stops.
     pub stop_tokens: Vec<String>,
+    /// The adapter that the model is used with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterDescription>,
+}
+
+/// What there is to say about an adapter.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AdapterDescription {
+    /// r.
+    pub rank: usize,
+    /// The numerator of its factor.
+    pub alpha: f64,
+    /// Whether the factor is over the root of the rank.
+    pub rank_stabilized: bool,
+    /// Number of its parameters.
+    pub parameters: usize,
+    /// The last parts of the names of the linear layers that have one.
+    pub modules: Vec<String>,
+}
+
+impl AdapterDescription {
+    fn new(adapter: &Adapter) -> Self {
+        let LoraConfig { rank, alpha, rank_stabilized, .. } = *adapter.config();
+        let modules = adapter.module_names().into_iter().map(String::from).collect();
+        Self { rank, alpha, rank_stabilized, parameters: adapter.layout().len(), modules }
+    }
 }
 
 /// SHA-256 of a file.

@@ -12,8 +12,10 @@ use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::tokenizer::read_object;
 
-const SETTINGS: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+/// Name of the file of settings.
+pub(crate) const SETTINGS: &str = "adapter_config.json";
+/// Name of the file of parameters.
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// An adapter whose settings and table of tensors are read and fit the model. The parameters are still on disk.
 #[derive(Clone, Debug)]

@@ -4,7 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 
+use serde_json::Map;
+
 use super::*;
+use crate::adapter::{Adapter, LoraConfig, Targets, save_adapter};
 use crate::checkpoint::{SaveDtype, save_folder};
 use crate::config::DecoderConfig;
 use crate::dialect::Dialect;
@@ -152,7 +155,7 @@ fn fetches_shards() {
     let layout = DecoderConfig::from_json(Path::new("c"), &serde_json::from_slice(&files["config.json"]).unwrap())
         .unwrap()
         .layout();
-    let map: serde_json::Map<_, _> =
+    let map: Map<_, _> =
         layout.entries().iter().map(|entry| (entry.name.clone(), Value::from("model-1.safetensors"))).collect();
     let index = serde_json::json!({ "weight_map": map });
     files.insert("model.safetensors.index.json".into(), index.to_string().into_bytes());
@@ -245,4 +248,44 @@ fn asks_which_files_of_a_data_set_are_meant() {
         let error = hub.fetch_data("org/set").unwrap_err().to_string();
         assert!(error.contains(message) && error.contains("`hf:org/name/PATTERN`"), "{error}");
     }
+}
+
+#[test]
+fn an_adapter_is_fetched_with_its_model() {
+    let (mut files, mut parameters) = model();
+    // What stands for the Hub has one repository: the adapter's files, and its model in a folder here.
+    let base = tempfile::tempdir().unwrap();
+    files.drain().for_each(|(name, bytes)| fs::write(base.path().join(name), bytes).unwrap());
+    let config = small_config(6);
+    let lora = LoraConfig {
+        rank: 2,
+        alpha: 3.0,
+        rank_stabilized: false,
+        dropout: 0.0,
+        targets: Targets::AllLinear,
+        exclude: None,
+        layers: None,
+        rank_pattern: Map::new(),
+        alpha_pattern: Map::new(),
+    };
+    let adapter = Adapter::new(lora, &config).unwrap();
+    let trained = random_parameters(adapter.layout().len(), 5);
+    let dir = tempfile::tempdir().unwrap();
+    save_adapter(dir.path(), &adapter, &trained, base.path().to_str().unwrap()).unwrap();
+    let names = ["adapter_config.json", "adapter_model.safetensors"];
+    let server = Server::start(names.map(|name| (name.into(), fs::read(dir.path().join(name)).unwrap())).into());
+    let cache = tempfile::tempdir().unwrap();
+    let hub = Hub {
+        endpoint: Some(server.endpoint.clone()),
+        cache: Some(cache.path().into()),
+        offline: false,
+        progress: None,
+    };
+    let source = ModelSource::resolve_with("hf:org/tiny", &hub).unwrap();
+    let mut read = vec![0.0; parameters.len()];
+    ModelFiles::open(&source).unwrap().read_parameters(&mut read).unwrap();
+    adapter.merge_into(&trained, &config, &mut parameters);
+    assert_eq!(read, parameters);
+    // From the cache.
+    assert_eq!(ModelSource::resolve_with("hf:org/tiny", &Hub { offline: true, ..hub }).unwrap(), source);
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use topspin_eval::Report;
 use topspin_game::config::{Config, ConfigError, Sources};
 use topspin_game::run::{Manifest, Row, State, Summary};
+use topspin_model::adapter::AdapterFiles;
 
 use crate::{engine, output};
 
@@ -67,7 +68,7 @@ fn kind(spec: &str) -> anyhow::Result<Kind> {
     if path.is_dir() {
         return match () {
             () if path.join("manifest.json").exists() => Ok(Kind::Run),
-            () if path.join("config.json").exists() => Ok(Kind::Model),
+            () if path.join("config.json").exists() || AdapterFiles::is_in(path) => Ok(Kind::Model),
             () => bail!("`{spec}` is neither a run (it has no `manifest.json`) nor a model (it has no `config.json`)"),
         };
     }
