@@ -12,6 +12,7 @@ use topspin_files::{Action, FileError};
 use crate::chat::ChatTemplate;
 use crate::checkpoint::Checkpoint;
 use crate::config::DecoderConfig;
+use crate::decoder::Parameters;
 use crate::dialect::Dialect;
 use crate::error::ModelError;
 use crate::gguf::{self, Gguf};
@@ -149,6 +150,14 @@ impl ModelFiles {
         match &self.weights {
             Weights::Checkpoint(checkpoint) => checkpoint.read_parameters(&self.config.layout(), out),
             Weights::Gguf(gguf) => gguf.read_parameters(&self.config, out),
+        }
+    }
+
+    /// Reads the parameters with all matrices as they are stored, in no more memory than these take.
+    pub fn read_frozen(&self) -> Result<Parameters, ModelError> {
+        match &self.weights {
+            Weights::Checkpoint(checkpoint) => checkpoint.read_frozen(&self.config),
+            Weights::Gguf(gguf) => gguf.read_frozen(&self.config),
         }
     }
 

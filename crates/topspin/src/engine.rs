@@ -34,7 +34,7 @@ impl Model {
         let mut params = Memory::zeroed(files.config.layout().len());
         files.read_parameters(&mut params)?;
         say(&flags.model, params.len(), precision);
-        let decoder = Decoder::new(Cpu::new(), files.config.clone(), params, precision, for_use);
+        let decoder = Decoder::new(Cpu::new(), files.config.clone(), params.into(), precision, for_use);
         Ok(Self { files, decoder })
     }
 }

@@ -229,6 +229,6 @@ impl<D: Device + Clone> Run<'_, D> {
     fn decoder_of(&self, files: &ModelFiles, for_use: Use) -> Result<Decoder<D>, RunError> {
         let mut parameters = Memory::zeroed(files.config.layout().len());
         files.read_parameters(&mut parameters)?;
-        Ok(Decoder::new(self.device.clone(), files.config.clone(), parameters, self.precision, for_use))
+        Ok(Decoder::new(self.device.clone(), files.config.clone(), parameters.into(), self.precision, for_use))
     }
 }

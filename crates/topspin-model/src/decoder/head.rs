@@ -71,13 +71,13 @@ impl<D: Device> Decoder<D> {
             tape.logits_of = None;
             let dlogits = || Rows::Single(tape.logits.head(chunk.len() * v));
             let hidden: Range<usize> = chunk.start * d..chunk.end * d;
-            let head = self.ranges.head.clone();
-            let dhead = grads.part_mut(head.clone());
+            let head = &self.ranges.head;
+            let dhead = grads.part_mut(head.arena());
             let normed = Rows::Rounded(tape.normed_out.part(hidden.clone()));
             device.linear_backward_weight(dhead, dlogits(), normed, &self.head, accumulate);
             accumulate = true;
             let dhidden = acts.normed_out.part_mut(hidden);
-            device.linear_backward_input(dhidden, dlogits(), self.matrix(&head), &self.head);
+            device.linear_backward_input(dhidden, dlogits(), self.matrix(head), &self.head);
         }
 
         device.zero(acts.gathered.head_mut(n * d));

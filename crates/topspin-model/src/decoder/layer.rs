@@ -109,7 +109,7 @@ impl<D: Device> Decoder<D> {
         let branch = saved.attn_branch.as_ref().unwrap_or(&scratch.branch);
         let dy = self.block_output_backward(t, &ranges.attn, &acts.x, &mut acts.branch, branch, grads);
         let (dy, o) = (|| Rows::Single(dy.head(t * d)), &ranges.attn.last.weight);
-        let dw = grads.part_mut(o.clone());
+        let dw = grads.part_mut(o.arena());
         device.linear_backward_weight(dw, dy(), Rows::Single(saved.attn.head(q_len)), &weights.last, accumulate);
         device.linear_backward_input(acts.attn.head_mut(q_len), dy(), self.matrix(o), &weights.last);
         device.attention_backward(
@@ -144,7 +144,7 @@ impl<D: Device> Decoder<D> {
         }
         // The normed input is cheaper to compute again than to keep.
         let input = self.block_input_forward(t, &ranges.attn, x, &mut scratch.normed, &mut saved.rstd_attn);
-        let dw = grads.part_mut(qkv.weight.clone());
+        let dw = grads.part_mut(qkv.weight.arena());
         device.linear_backward_weight(dw, dqkv(), input, &weights.first, accumulate);
         device.linear_backward_input(acts.normed.head_mut(t * d), dqkv(), self.matrix(&qkv.weight), &weights.first);
         self.block_input_backward(t, &ranges.attn, &mut acts.x, &acts.normed, grads, x, &saved.rstd_attn);
@@ -198,14 +198,14 @@ impl<D: Device> Decoder<D> {
             f,
             config.activation,
         );
-        let (dw, act) = (grads.part_mut(down.clone()), Rows::Rounded(scratch.act.head(rows * f)));
+        let (dw, act) = (grads.part_mut(down.arena()), Rows::Rounded(scratch.act.head(rows * f)));
         device.linear_backward_weight(dw, dy(), act, &weights.last, accumulate);
         let (dgate_up, gate_up) = (|| Rows::Rounded(acts.gate_up.head(rows * 2 * f)), &ranges.first);
         if let Some(bias) = &gate_up.bias {
             device.bias_backward(grads.part_mut(bias.clone()), dgate_up());
         }
         let input = self.block_input_forward(rows, ranges, &saved.mid, &mut scratch.normed, &mut saved.rstd_mlp);
-        let dw = grads.part_mut(gate_up.weight.clone());
+        let dw = grads.part_mut(gate_up.weight.arena());
         device.linear_backward_weight(dw, dgate_up(), input, &weights.first, accumulate);
         let dinput = acts.normed.head_mut(rows * d);
         device.linear_backward_input(dinput, dgate_up(), self.matrix(&gate_up.weight), &weights.first);

@@ -1,7 +1,8 @@
 //! The decoder: one definition of the arithmetic for generation, scoring and training.
 //!
 //! - RMSNorm, rotary positions, grouped-query attention and a gated layer, in all ways that [`DecoderConfig`] has
-//! - weights live in one flat arena ([`DecoderConfig::layout`]); query/key/value and gate/up are each one product
+//! - weights live in one flat arena ([`DecoderConfig::layout`]), or matrices stay as their file stores them
+//!   ([`Parameters`]); query/key/value and gate/up are each one product
 //! - rows of many paths packed without padding ([`Batch`]); logits only where a next token is wanted, in chunks
 //! - keys and values go through one store, whether it holds a whole conversation or the batch at hand
 //! - the residual stream, norms and softmax are f32; products run in f32 or bf16 with f32 accumulation
@@ -14,6 +15,7 @@ mod block;
 mod flops;
 mod head;
 mod layer;
+mod parameters;
 mod ranges;
 mod rotary;
 mod tape;
@@ -22,12 +24,12 @@ use std::ops::Range;
 
 use topspin_kernels::device::{Buffer, Device, In, Matrix, Use};
 use topspin_kernels::gemm::Precision;
-use topspin_kernels::memory::Memory;
 
 use crate::batch::Batch;
 use crate::config::DecoderConfig;
 pub use flops::Flops;
-use ranges::{Block, Layer, Linear, Ranges};
+pub use parameters::Parameters;
+use ranges::{Block, Layer, Linear, Place, Ranges};
 use rotary::Rotary;
 pub use tape::{Keep, Tape};
 
@@ -59,25 +61,28 @@ pub struct Decoder<D: Device> {
     precision: Precision,
     ranges: Ranges,
     params: D::Buffer,
+    stored: Vec<D::Stored>,
     layers: Vec<LayerWeights<D>>,
     head: D::Weight,
     rotary: Rotary,
 }
 
 impl<D: Device> Decoder<D> {
-    /// Puts `params`, an arena of [`DecoderConfig::layout`], on the device and lays its matrices out for products.
+    /// Puts `params` on the device and lays their matrices out for products.
     ///
     /// # Panics
-    /// If `params` has another length than the layout.
-    pub fn new(device: D, config: DecoderConfig, params: Memory<f32>, precision: Precision, for_use: Use) -> Self {
-        let len = config.layout().len();
-        assert_eq!(params.len(), len, "the parameters must fill the arena");
-        let params = device.upload(params);
-        let ranges = Ranges::new(&config);
-        let (d, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
-        let weight = |range: &Range<usize>, n, k| {
-            device.weight(precision, Matrix::Single(params.part(range.clone())), n, k, for_use)
+    /// If `params` are of another configuration.
+    pub fn new(device: D, config: DecoderConfig, params: Parameters, precision: Precision, for_use: Use) -> Self {
+        let (layout, params, matrices) = match params {
+            Parameters::Arena(params) => (config.layout(), params, None),
+            Parameters::Frozen { matrices, vectors } => (config.vectors(), vectors, Some(matrices)),
         };
+        assert_eq!(params.len(), layout.len(), "the parameters must fill the arena");
+        let ranges = Ranges::new(&config, matrices.is_some());
+        let params = device.upload(params);
+        let stored: Vec<_> = matrices.into_iter().flatten().map(|matrix| device.store(matrix)).collect();
+        let (d, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
+        let weight = |place: &Place, n, k| device.weight(precision, matrix(&params, &stored, place), n, k, for_use);
         let block = |block: &Block, [inner_out, inner_in]: [usize; 2]| BlockWeights {
             first: weight(&block.first.weight, inner_out, d),
             last: weight(&block.last.weight, d, inner_in),
@@ -89,7 +94,7 @@ impl<D: Device> Decoder<D> {
         let layers = ranges.layers.iter().map(layer).collect();
         let head = weight(&ranges.head, config.vocab_size, d);
         let rotary = Rotary::new(&config);
-        Self { device, precision, ranges, params, layers, head, rotary, config }
+        Self { device, precision, ranges, params, stored, layers, head, rotary, config }
     }
 
     /// The device.
@@ -107,7 +112,7 @@ impl<D: Device> Decoder<D> {
         self.precision
     }
 
-    /// The parameter arena.
+    /// The parameter arena; of a frozen decoder that of norms and biases.
     pub fn params(&self) -> &D::Buffer {
         &self.params
     }
@@ -120,11 +125,14 @@ impl<D: Device> Decoder<D> {
     }
 
     /// Changes the parameters and lays the matrices out anew.
+    ///
+    /// # Panics
+    /// If matrices are kept as stored.
     pub fn update(&mut self, change: impl FnOnce(&D, &mut D::Buffer)) {
         change(&self.device, &mut self.params);
         let Self { device, params, ranges, layers, head, .. } = self;
         let update = |weight: &mut D::Weight, linear: &Linear| {
-            device.weight_update(weight, params.part(linear.weight.clone()));
+            device.weight_update(weight, params.part(linear.weight.arena()));
         };
         for (layer, ranges) in layers.iter_mut().zip(&ranges.layers) {
             for (block, ranges) in [(&mut layer.attn, &ranges.attn), (&mut layer.mlp, &ranges.mlp)] {
@@ -132,7 +140,7 @@ impl<D: Device> Decoder<D> {
                 update(&mut block.last, &ranges.last);
             }
         }
-        device.weight_update(head, params.part(ranges.head.clone()));
+        device.weight_update(head, params.part(ranges.head.arena()));
     }
 
     /// A store for the keys and values of `slots` tokens.
@@ -215,9 +223,9 @@ impl<D: Device> Decoder<D> {
         tape.logits_of = None;
     }
 
-    /// A matrix of the arena.
-    fn matrix(&self, range: &Range<usize>) -> Matrix<'_, D> {
-        Matrix::Single(self.part(range))
+    /// A matrix.
+    fn matrix(&self, place: &Place) -> Matrix<'_, D> {
+        matrix(&self.params, &self.stored, place)
     }
 
     /// Parameters of the arena.
@@ -225,3 +233,14 @@ impl<D: Device> Decoder<D> {
         self.params.part(range.clone())
     }
 }
+
+/// The matrix at a place.
+fn matrix<'a, D: Device>(params: &'a D::Buffer, stored: &'a [D::Stored], place: &Place) -> Matrix<'a, D> {
+    match place {
+        Place::Arena(range) => Matrix::Single(params.part(range.clone())),
+        Place::Stored(at) => Matrix::Stored(&stored[*at]),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -90,7 +90,7 @@ impl Subject {
 
     /// A decoder of given parameters.
     pub fn lay_out(&self, params: Memory<f32>, for_use: Use) -> TimedDecoder {
-        Decoder::new(self.device.clone(), self.config.clone(), params, self.precision, for_use)
+        Decoder::new(self.device.clone(), self.config.clone(), params.into(), self.precision, for_use)
     }
 
     /// Checks that prompts and responses of these lengths fit into the model's context.
