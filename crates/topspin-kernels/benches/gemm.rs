@@ -12,6 +12,7 @@ use topspin_kernels::gemm::{
     Elements, Numbers, Plus, Precision, Weight, linear_backward_input, linear_backward_weight, linear_forward,
 };
 use topspin_kernels::simd::Level;
+use topspin_kernels::stored::{GgmlType, Stored, StoredRows};
 
 /// `(k, n)`: queries, keys and values; attention's output; gate and up; down; logits.
 const LAYERS: [(usize, usize); 5] = [(576, 960), (576, 576), (576, 3072), (1536, 576), (576, 49152)];
@@ -84,5 +85,40 @@ fn products(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, products);
+/// A layer of a model of eight billion parameters, `(k, n)`.
+const LARGE: (usize, usize) = (4096, 4096);
+
+/// The forward with a matrix packed beforehand, and with it as a file stores it; the gradient of the input with the latter.
+fn stored_products(criterion: &mut Criterion) {
+    let (level, (k, n)) = (Level::detect(), LARGE);
+    for kind in [GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::Q4_K, GgmlType::Q6_K] {
+        // Blocks of many codes, whose numbers in half precision are small.
+        let bytes = values(kind.bytes(n * k)).into_iter().map(|x| (x.to_bits() >> 7) as u8 & 0x93).collect();
+        let matrix = Stored::new(k, vec![StoredRows { kind, bytes }]);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let [packed, in_place] = [Use::Forward, Use::InPlace]
+                .map(|for_use| Weight::prepare(level, precision, Elements::Stored(&matrix), n, k, for_use));
+            let mut group = criterion.benchmark_group(format!("stored/{precision:?}/{kind:?}"));
+            group.sample_size(10).warm_up_time(Duration::from_millis(200));
+            group.measurement_time(Duration::from_millis(800));
+            for m in [1, 8, 64, 1024] {
+                let (x, mut y, mut dx) = (values(m * k), vec![0.0; m * n], vec![0.0; m * k]);
+                group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
+                for (name, weight) in [("packed", &packed), ("in_place", &in_place)] {
+                    group.bench_function(format!("{name}/m{m}"), |bench| {
+                        let (x, w) = (Numbers::F32(&x), Elements::Stored(&matrix));
+                        bench.iter(|| linear_forward(black_box(&mut y), black_box(x), w, weight, Plus::Nothing));
+                    });
+                }
+                group.bench_function(format!("input/m{m}"), |bench| {
+                    let (dy, w) = (Numbers::F32(&y), Elements::Stored(&matrix));
+                    bench.iter(|| linear_backward_input(black_box(&mut dx), black_box(dy), w, &in_place, false));
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+criterion_group!(benches, products, stored_products);
 criterion_main!(benches);

@@ -6,13 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
-use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
 use topspin_files::{Action, FileError};
 use topspin_kernels::arena::{Entry, Layout};
+use topspin_kernels::simd::Level;
+use topspin_kernels::stored::{GgmlType, StoredRows};
 
+use crate::config::DecoderConfig;
+use crate::decoder::Parameters;
 use crate::error::ModelError;
 use crate::tokenizer::read_object;
 
@@ -186,20 +189,46 @@ impl Checkpoint {
     pub fn read_parameters(&self, layout: &Layout, out: &mut [f32]) -> Result<(), ModelError> {
         assert_eq!(out.len(), layout.len(), "elements of the parameter arena");
         self.check(layout)?;
-        let mut buffer = vec![0; CHUNK * 4];
-        for entry in layout.entries() {
-            let stored = self.stored(entry)?;
-            let path = &self.files[stored.file];
-            let fail = |e| FileError::new(Action::Read, path, e);
-            let mut file = topspin_files::open(path)?;
-            file.seek(SeekFrom::Start(stored.start)).map_err(fail)?;
-            for part in out[entry.range()].chunks_mut(CHUNK) {
-                let encoded = &mut buffer[..part.len() * stored.dtype.bitsize() / 8];
-                file.read_exact(encoded).map_err(fail)?;
-                decode(stored.dtype, encoded, part);
-            }
+        layout.entries().iter().try_for_each(|entry| self.decode(entry, &mut out[entry.range()]))
+    }
+
+    /// Reads the parameters of a model, its matrices as they are stored.
+    pub fn read_frozen(&self, config: &DecoderConfig) -> Result<Parameters, ModelError> {
+        self.check(&config.layout())?;
+        Parameters::read_frozen(config, |entry| self.read_rows(entry), |entry, out| self.decode(entry, out))
+    }
+
+    /// Reads a tensor as f32.
+    fn decode(&self, entry: &Entry, out: &mut [f32]) -> Result<(), ModelError> {
+        let stored = self.stored(entry)?;
+        let (kind, mut tensor) = (encoding(stored.dtype), self.open_tensor(stored)?);
+        let mut buffer = vec![0; kind.bytes(CHUNK.min(out.len()))];
+        for part in out.chunks_mut(CHUNK) {
+            let encoded = &mut buffer[..kind.bytes(part.len())];
+            tensor.read_exact(encoded).map_err(|e| self.unread(stored, e))?;
+            kind.decode(Level::detect(), encoded, part);
         }
         Ok(())
+    }
+
+    /// Reads a matrix as it is.
+    fn read_rows(&self, entry: &Entry) -> Result<StoredRows, ModelError> {
+        let stored = self.stored(entry)?;
+        let kind = encoding(stored.dtype);
+        let mut bytes = vec![0; kind.bytes(entry.len())];
+        self.open_tensor(stored)?.read_exact(&mut bytes).map_err(|e| self.unread(stored, e))?;
+        Ok(StoredRows { kind, bytes })
+    }
+
+    /// The file of a tensor, from its first byte on.
+    fn open_tensor(&self, stored: &Stored) -> Result<impl Read, ModelError> {
+        let mut file = topspin_files::open(&self.files[stored.file])?;
+        file.seek(SeekFrom::Start(stored.start)).map_err(|e| self.unread(stored, e))?;
+        Ok(file)
+    }
+
+    fn unread(&self, stored: &Stored, error: std::io::Error) -> ModelError {
+        FileError::new(Action::Read, &self.files[stored.file], error).into()
     }
 
     fn stored(&self, entry: &Entry) -> Result<&Stored, ModelError> {
@@ -214,23 +243,12 @@ impl Checkpoint {
     }
 }
 
-fn decode(dtype: Dtype, encoded: &[u8], out: &mut [f32]) {
+/// How elements of a type that [`Checkpoint::check`] admits are encoded.
+fn encoding(dtype: Dtype) -> GgmlType {
     match dtype {
-        Dtype::F32 => {
-            for (x, b) in out.iter_mut().zip(encoded.chunks_exact(4)) {
-                *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            }
-        }
-        Dtype::F16 => {
-            for (x, b) in out.iter_mut().zip(encoded.chunks_exact(2)) {
-                *x = f16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
-        }
-        Dtype::BF16 => {
-            for (x, b) in out.iter_mut().zip(encoded.chunks_exact(2)) {
-                *x = bf16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
-        }
+        Dtype::F32 => GgmlType::F32,
+        Dtype::F16 => GgmlType::F16,
+        Dtype::BF16 => GgmlType::BF16,
         _ => unreachable!("`check` admits three types"),
     }
 }

@@ -261,6 +261,31 @@ impl DecoderConfig {
         layout
     }
 
+    /// The tensors of each matrix that products read, those of a group side by side: the embedding, then of each layer
+    /// queries, keys and values, attention's output, gate and up, and down; the head unless tied.
+    pub fn matrices(&self) -> Vec<Vec<String>> {
+        let names = self.family.block_names(self.norm_position);
+        let groups = [names.qkv, &["self_attn.o_proj"], names.gate_up, &["mlp.down_proj"]];
+        let group = |layer: usize, names: &[&str]| -> Vec<String> {
+            names.iter().map(|name| format!("model.layers.{layer}.{name}.weight")).collect()
+        };
+        let mut matrices = vec![vec!["model.embed_tokens.weight".into()]];
+        matrices.extend((0..self.num_layers).flat_map(|layer| groups.map(|names| group(layer, names))));
+        if !self.tie_word_embeddings {
+            matrices.push(vec!["lm_head.weight".into()]);
+        }
+        matrices
+    }
+
+    /// The table of all that is no matrix, norms and biases, in the order of [`layout`](Self::layout).
+    pub fn vectors(&self) -> Layout {
+        let mut vectors = Layout::new();
+        for entry in self.layout().entries().iter().filter(|entry| entry.shape.len() == 1) {
+            vectors.push(entry.name.clone(), &entry.shape);
+        }
+        vectors
+    }
+
     /// Whether the dimensions fit each other, so that [`layout`](Self::layout) and the decoder can rely on it.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let positive = [

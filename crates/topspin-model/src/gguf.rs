@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use topspin_files::{Action, FileError};
 use topspin_kernels::simd::Level;
 pub use topspin_kernels::stored::GgmlType;
+use topspin_kernels::stored::StoredRows;
 
 use crate::error::ModelError;
 pub use header::Value;
@@ -89,19 +90,36 @@ impl Gguf {
     /// # Panics
     /// If `out` is not of the tensor's size.
     pub fn read_f32(&self, name: &str, out: &mut [f32]) -> Result<(), ModelError> {
-        let tensor = self.tensor(name).ok_or_else(|| ModelError::tensor(&self.path, name, "is missing"))?;
+        let (tensor, mut file) = self.open_tensor(name)?;
         assert_eq!(out.len(), tensor.elements(), "elements of `{name}`");
-        let fail = |e| FileError::new(Action::Read, &self.path, e);
-        let mut file = topspin_files::open(&self.path)?;
-        file.seek(SeekFrom::Start(tensor.offset)).map_err(fail)?;
         let (elements, bytes) = tensor.kind.block();
         let mut buffer = vec![0; CHUNK_BLOCKS * bytes];
         for part in out.chunks_mut(CHUNK_BLOCKS * elements) {
-            let encoded = &mut buffer[..part.len() / elements * bytes];
-            file.read_exact(encoded).map_err(fail)?;
+            let encoded = &mut buffer[..tensor.kind.bytes(part.len())];
+            file.read_exact(encoded).map_err(|e| self.unread(e))?;
             tensor.kind.decode(Level::detect(), encoded, part);
         }
         Ok(())
+    }
+
+    /// Reads a tensor as it is.
+    fn read_rows(&self, name: &str) -> Result<StoredRows, ModelError> {
+        let (tensor, mut file) = self.open_tensor(name)?;
+        let mut bytes = vec![0; tensor.kind.bytes(tensor.elements())];
+        file.read_exact(&mut bytes).map_err(|e| self.unread(e))?;
+        Ok(StoredRows { kind: tensor.kind, bytes })
+    }
+
+    /// A tensor, and the file from its first byte on.
+    fn open_tensor(&self, name: &str) -> Result<(&TensorInfo, impl Read + use<>), ModelError> {
+        let tensor = self.tensor(name).ok_or_else(|| ModelError::tensor(&self.path, name, "is missing"))?;
+        let mut file = topspin_files::open(&self.path)?;
+        file.seek(SeekFrom::Start(tensor.offset)).map_err(|e| self.unread(e))?;
+        Ok((tensor, file))
+    }
+
+    fn unread(&self, error: std::io::Error) -> ModelError {
+        FileError::new(Action::Read, &self.path, error).into()
     }
 
     /// The value of a key that must be text.

@@ -17,7 +17,7 @@ use crate::adapter::{Adapter, AdapterFiles, LoraConfig};
 use crate::chat::ChatTemplate;
 use crate::checkpoint::Checkpoint;
 use crate::config::DecoderConfig;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Parameters};
 use crate::dialect::Dialect;
 use crate::error::ModelError;
 use crate::gguf::{self, Gguf};
@@ -174,15 +174,20 @@ impl ModelFiles {
         self.adapter.as_ref()
     }
 
-    /// The model with its weights, and with its adapter if it has one.
-    pub fn decoder<D: Device>(&self, device: D, precision: Precision, for_use: Use) -> Result<Decoder<D>, ModelError> {
-        let mut parameters = Memory::zeroed(self.config.layout().len());
-        self.read_base(&mut parameters)?;
-        let decoder = Decoder::new(device, self.config.clone(), parameters, precision, for_use);
+    /// The model with its weights as they are stored, and with its adapter if it has one. Nothing but an adapter can be trained.
+    pub fn frozen<D: Device>(&self, device: D, precision: Precision, for_use: Use) -> Result<Decoder<D>, ModelError> {
+        let decoder = Decoder::new(device, self.config.clone(), self.read_frozen()?, precision, for_use);
         match &self.adapter {
             Some(files) => files.attach(decoder),
             None => Ok(decoder),
         }
+    }
+
+    /// The model with all its parameters in single precision, to be trained; an adapter is merged into them.
+    pub fn trainable<D: Device>(&self, device: D, precision: Precision) -> Result<Decoder<D>, ModelError> {
+        let mut parameters = Memory::zeroed(self.config.layout().len());
+        self.read_parameters(&mut parameters)?;
+        Ok(Decoder::new(device, self.config.clone(), parameters.into(), precision, Use::ForwardAndBackward))
     }
 
     /// Reads all parameters, as f32, into the arena `out` of [`DecoderConfig::layout`]; an adapter is merged into them.
@@ -197,14 +202,20 @@ impl ModelFiles {
         Ok(())
     }
 
-    /// Reads the parameters of the model as it is without an adapter.
-    ///
-    /// # Panics
-    /// If `out` is not of the arena's size.
-    pub fn read_base(&self, out: &mut [f32]) -> Result<(), ModelError> {
+    /// Reads the parameters of the model without its adapter.
+    fn read_base(&self, out: &mut [f32]) -> Result<(), ModelError> {
         match &self.weights {
             Weights::Checkpoint(checkpoint) => checkpoint.read_parameters(&self.config.layout(), out),
             Weights::Gguf(gguf) => gguf.read_parameters(&self.config, out),
+        }
+    }
+
+    /// Reads the parameters of the model without its adapter, with all matrices as they are stored, in no more memory than
+    /// these take.
+    pub fn read_frozen(&self) -> Result<Parameters, ModelError> {
+        match &self.weights {
+            Weights::Checkpoint(checkpoint) => checkpoint.read_frozen(&self.config),
+            Weights::Gguf(gguf) => gguf.read_frozen(&self.config),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use topspin_game::config::Weights;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::Precision;
@@ -13,7 +14,7 @@ use topspin_model::hub::Hub;
 use topspin_model::source::{ModelFiles, ModelSource};
 use tracing::info;
 
-use crate::flags::{ComputeFlags, Dtype, ModelFlags};
+use crate::flags::{Dtype, ModelFlags};
 use crate::progress;
 
 /// A model, and how it is spoken to.
@@ -25,12 +26,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// Sets the threads and loads the weights of a model that was opened from the same flags.
+    /// Sets the threads and loads the weights of a model that was opened from the same flags, to generate and score.
     ///
     /// The two are apart so that all that can be found wrong with the data is found before the weights are read.
-    pub fn load(files: ModelFiles, flags: &ModelFlags, for_use: Use) -> anyhow::Result<Self> {
-        let precision = prepare(&flags.compute)?;
-        let decoder = files.decoder(Cpu::new(), precision, for_use)?;
+    pub fn load(files: ModelFiles, flags: &ModelFlags) -> anyhow::Result<Self> {
+        let precision = prepare(flags.compute.dtype, flags.compute.threads)?;
+        let for_use = Weights::from(flags.compute.weights).laid_out(Use::Forward);
+        let decoder = files.frozen(Cpu::new(), precision, for_use)?;
         say(&flags.model, files.config.layout().len(), precision);
         Ok(Self { files, decoder })
     }
@@ -66,12 +68,12 @@ pub fn with_hub<T>(fetch: impl FnOnce(&Hub) -> T) -> T {
 }
 
 /// Sets the number of threads and chooses the precision of products.
-pub fn prepare(flags: &ComputeFlags) -> anyhow::Result<Precision> {
-    let threads = flags.threads.unwrap_or(0);
+pub fn prepare(dtype: Dtype, threads: Option<usize>) -> anyhow::Result<Precision> {
+    let threads = threads.unwrap_or(0);
     // This thread is one of them: from outside of the pool, every operation would wait for another thread to wake up.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
     pool.build_global().with_context(|| format!("{threads} threads cannot be started; ask for fewer"))?;
-    Ok(match flags.dtype {
+    Ok(match dtype {
         Dtype::F32 => Precision::F32,
         Dtype::Bf16 => Precision::Bf16,
         Dtype::Auto if Level::detect() == Level::Avx512Bf16 => Precision::Bf16,

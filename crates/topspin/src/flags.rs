@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use topspin_game::config::Weights;
 use topspin_rollout::Sampling;
 
 /// The model and how to compute with it.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelFlags {
-    /// A Hugging Face folder, a GGUF file, or `hf:ORG/NAME`
+    /// A Hugging Face folder, an adapter's folder in PEFT's layout, a GGUF file, or `hf:ORG/NAME`
     ///
     /// `hf:` fetches from the Hugging Face Hub into its usual cache, once; with HF_HUB_OFFLINE=1 only the cache is used.
     #[arg(short, long, value_name = "MODEL")]
@@ -33,6 +34,27 @@ pub struct ComputeFlags {
     /// The results are the same, to the bit, whatever their number.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
+    /// How weights that are not trained are held; the results do not depend on it
+    #[arg(long, value_enum, default_value_t = Holding::Packed)]
+    pub weights: Holding,
+}
+
+/// How weights that are not trained are held, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Holding {
+    /// As they are stored, and laid out for products beside it
+    Packed,
+    /// As they are stored, and decoded by each product anew: the least memory
+    Stored,
+}
+
+impl From<Holding> for Weights {
+    fn from(holding: Holding) -> Self {
+        match holding {
+            Holding::Packed => Self::Packed,
+            Holding::Stored => Self::Stored,
+        }
+    }
 }
 
 /// Precision of matrix products, as typed.

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use topspin_data::RecordShape;
+use topspin_kernels::device::Use;
 use topspin_model::adapter::{LoraConfig, Targets};
 
 pub use error::ConfigError;
@@ -52,8 +53,34 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Model {
-    /// A Hugging Face folder, a GGUF file, or `hf:org/name`. Required: no model suits every data set.
+    /// A Hugging Face folder, an adapter's folder in PEFT's layout, a GGUF file, or `hf:org/name`. Required: no model suits every
+    /// data set.
     pub path: String,
+    /// How weights that are not trained are held: all of them while responses are generated and scored, and those below an
+    /// adapter always. The results do not depend on it.
+    pub weights: Weights,
+}
+
+/// How weights that are not trained are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// As they are stored, and laid out for products beside it: two bytes a weight more in bf16, four where an adapter is
+    /// trained.
+    #[default]
+    Packed,
+    /// As they are stored, in bf16, f16 or the blocks of a GGUF file, and decoded by each product anew: the least memory.
+    Stored,
+}
+
+impl Weights {
+    /// What weights are laid out for, when they are wanted for `packed`.
+    pub fn laid_out(self, packed: Use) -> Use {
+        match self {
+            Self::Packed => packed,
+            Self::Stored => Use::InPlace,
+        }
+    }
 }
 
 /// `[adapter]`: an adapter of low rank (LoRA, arXiv 2106.09685) that is trained in place of the model's own parameters. Names and

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use topspin_data::Message;
 use topspin_eval::{Bootstrap, EvalError, Lengths, Nll, NllFigures, Report, distinct_n, exact_match, share};
-use topspin_kernels::device::{Device, Use};
+use topspin_kernels::device::Device;
 use topspin_model::decoder::{Keep, Tape};
 use topspin_rollout::{Finish, Sampling};
 
@@ -138,7 +138,7 @@ impl<D: Device + Clone> Run<'_, D> {
     /// independent: together they are one unit of the intervals.
     fn likelihoods(&mut self, folder: &str) -> Result<Vec<Nll>, RunError> {
         let name = format!("{folder}/eval");
-        let decoder = self.decoder(folder, Use::Forward)?;
+        let decoder = self.decoder(folder)?;
         let mut tape = Tape::new(decoder.device(), Keep::Nothing);
         let trees: Vec<_> = self.items.test.iter().filter(|item| !item.good_tokens.is_empty()).collect();
         self.observer.begin(&name, "prompts", trees.len(), 0);

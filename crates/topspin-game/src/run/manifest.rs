@@ -27,6 +27,7 @@ const FREE: &[&str] = &[
     "eval.best",
     "eval.goal",
     "model.path",
+    "model.weights",
     "output.dir",
     "output.threads",
     "rollout.live_sequences",

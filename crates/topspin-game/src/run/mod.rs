@@ -41,7 +41,7 @@ mod summary;
 mod tests;
 mod train;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
@@ -216,33 +216,38 @@ impl<D: Device + Clone> Run<'_, D> {
         self.dir.join(name)
     }
 
-    /// The model that the stage folder `of` ended with.
-    fn decoder(&self, of: &str, for_use: Use) -> Result<Decoder<D>, RunError> {
-        let files = match of {
-            BASE => self.base.clone(),
-            of => self.saved(&self.path(of).join("model"))?,
-        };
-        Ok(files.decoder(self.device.clone(), self.precision, for_use)?)
-    }
-
-    /// The model in a folder that a stage saved: a whole one, or an adapter of the one that the run started from.
-    fn saved(&self, dir: &Path) -> Result<ModelFiles, RunError> {
-        if !AdapterFiles::is_in(dir) {
-            return Ok(ModelFiles::open(&ModelSource::Folder(dir.into()))?);
+    /// The model that the stage folder `of` ended with: a whole one, or an adapter of the one that the run started from.
+    fn ended_with(&self, of: &str) -> Result<ModelFiles, RunError> {
+        if of == BASE {
+            return Ok(self.base.clone());
         }
-        let base = match self.base.source() {
-            ModelSource::Adapter(_, base) => base.clone(),
-            base => Box::new(base.clone()),
+        let dir = self.path(of).join("model");
+        let source = match self.base.source() {
+            _ if !AdapterFiles::is_in(&dir) => ModelSource::Folder(dir),
+            ModelSource::Adapter(_, base) => ModelSource::Adapter(dir, base.clone()),
+            base => ModelSource::Adapter(dir, base.clone().into()),
         };
-        Ok(ModelFiles::open(&ModelSource::Adapter(dir.into(), base))?)
+        Ok(ModelFiles::open(&source)?)
     }
 
-    /// The model that the stage folder `of` ended with, to be trained in the stage `number`: with a new adapter where one is
-    /// wanted and there is none yet.
+    /// The model that the stage folder `of` ended with, to generate and score.
+    fn decoder(&self, of: &str) -> Result<Decoder<D>, RunError> {
+        let for_use = self.config.model.weights.laid_out(Use::Forward);
+        Ok(self.ended_with(of)?.frozen(self.device.clone(), self.precision, for_use)?)
+    }
+
+    /// The model that the stage folder `of` ended with, to be trained in the stage `number`: all of it, or its adapter, a new
+    /// one where one is wanted and there is none yet.
     fn trainee(&self, of: &str, number: u64) -> Result<Decoder<D>, RunError> {
-        let decoder = self.decoder(of, Use::ForwardAndBackward)?;
-        let (Some(config), None) = (self.config.adapter.lora(), decoder.adapter()) else { return Ok(decoder) };
-        let adapter = Adapter::new(config, decoder.config())?;
+        let (files, device) = (self.ended_with(of)?, self.device.clone());
+        let lora = self.config.adapter.lora();
+        if lora.is_none() && files.adapter().is_none() {
+            return Ok(files.trainable(device, self.precision)?);
+        }
+        let for_use = self.config.model.weights.laid_out(Use::ForwardAndBackward);
+        let decoder = files.frozen(device, self.precision, for_use)?;
+        let (Some(lora), None) = (lora, decoder.adapter()) else { return Ok(decoder) };
+        let adapter = Adapter::new(lora, decoder.config())?;
         let parameters = adapter.initial(self.config.game.seed, number);
         Ok(decoder.with_adapter(adapter, parameters))
     }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use topspin_kernels::device::{Device, Use};
+use topspin_kernels::device::Device;
 use topspin_model::decoder::{Keep, Tape};
 use topspin_rollout::Finish;
 
@@ -89,7 +89,7 @@ impl<D: Device + Clone> Run<'_, D> {
         if trees.is_empty() {
             return Ok(());
         }
-        let decoder = self.decoder(of, Use::Forward)?;
+        let decoder = self.decoder(of)?;
         let mut tape = Tape::new(decoder.device(), Keep::Nothing);
         let total = trees.len();
         self.observer.begin(name, "prompts", total, 0);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use topspin_kernels::device::{Device, Use};
+use topspin_kernels::device::Device;
 use topspin_rollout::{
     Completion, Engine, EngineSettings, Event, Progress, Request, RolloutError, SampleKey, Sampling, Task,
 };
@@ -147,7 +147,7 @@ impl<D: Device + Clone> Run<'_, D> {
         if requests.is_empty() {
             return Ok(());
         }
-        let decoder = self.decoder(of, Use::Forward)?;
+        let decoder = self.decoder(of)?;
         let settings = EngineSettings {
             live_sequences: self.config.rollout.live_sequences,
             rows_per_step: self.config.rollout.rows_per_step,

@@ -66,6 +66,8 @@ impl Lessons {
 struct Course {
     /// The stage's folder.
     folder: String,
+    /// The folder whose model it begins with.
+    before: String,
     /// Number of the stage in random draws.
     number: u64,
     lessons: Lessons,
@@ -113,12 +115,13 @@ impl<D: Device + Clone> Run<'_, D> {
     pub(super) fn supervised(&mut self) -> Result<Done, RunError> {
         let decoder = self.trainee(BASE, SUPERVISED)?;
         if !self.config.sft.enabled {
-            self.save("iter-0", &decoder)?;
+            self.save("iter-0", BASE, &decoder)?;
             return Ok(Done::new([], &TrainFigures::default()));
         }
         let sft = &self.config.sft;
         let course = Course {
             folder: "iter-0".into(),
+            before: BASE.into(),
             number: SUPERVISED,
             lessons: Lessons::Supervised(self.items.supervised(&self.config)),
             epochs: sft.epochs,
@@ -138,6 +141,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let control = &sft.controls[n - 1];
         let course = Course {
             folder: format!("control-{n}"),
+            before: "iter-0".into(),
             number: CONTROL,
             lessons: Lessons::Supervised(self.items.supervised(&self.config)),
             epochs: control.epochs,
@@ -161,7 +165,7 @@ impl<D: Device + Clone> Run<'_, D> {
                  stays as it is"
             ));
             let decoder = self.trainee(&before, k as u64)?;
-            self.save(&folder, &decoder)?;
+            self.save(&folder, &before, &decoder)?;
             return Ok(Done::new([], &TrainFigures::default()));
         }
         let decoder = self.trainee(&before, k as u64)?;
@@ -175,6 +179,7 @@ impl<D: Device + Clone> Run<'_, D> {
         };
         let course = Course {
             folder,
+            before,
             number: k as u64,
             lessons,
             epochs: *train.epochs.of(k),
@@ -229,7 +234,7 @@ impl<D: Device + Clone> Run<'_, D> {
                 stop?;
             }
         }
-        self.save(&course.folder, trainer.decoder())?;
+        self.save(&course.folder, &course.before, trainer.decoder())?;
         metric_lines.finish(&metrics)?;
         clock_lines.finish(&throughput)?;
 
@@ -256,8 +261,9 @@ impl<D: Device + Clone> Run<'_, D> {
         }
     }
 
-    /// Saves the model of a stage folder: all of it, or the adapter that goes through the run.
-    fn save(&self, folder: &str, decoder: &Decoder<D>) -> Result<(), RunError> {
+    /// Saves the model of a stage folder, which began as that of the folder `before`: all of it, or the adapter that goes
+    /// through the run.
+    fn save(&self, folder: &str, before: &str, decoder: &Decoder<D>) -> Result<(), RunError> {
         let dtype = match self.config.output.save_dtype {
             SaveDtype::F32 => Dtype::F32,
             SaveDtype::Bf16 => Dtype::Bf16,
@@ -268,13 +274,14 @@ impl<D: Device + Clone> Run<'_, D> {
                 save_adapter(dir, adapter, &trained, &self.base_name()?).map_err(RunError::from)
             }
             adapter => {
-                let merged = adapter.map(|adapter| {
-                    let mut model = decoder.read_base();
-                    adapter.merge_into(&trained, decoder.config(), &mut model);
-                    model
-                });
-                let parameters = merged.as_deref().unwrap_or(&trained);
-                save_folder(dir, decoder.config(), parameters, dtype, &self.base.dialect).map_err(RunError::from)
+                let mut parameters = trained;
+                if let Some(adapter) = adapter {
+                    let mut model = vec![0.0; decoder.config().layout().len()];
+                    self.ended_with(before)?.read_parameters(&mut model)?;
+                    adapter.merge_into(&parameters, decoder.config(), &mut model);
+                    parameters = model;
+                }
+                save_folder(dir, decoder.config(), &parameters, dtype, &self.base.dialect).map_err(RunError::from)
             }
         })
     }

@@ -5,6 +5,7 @@ use serde_json::{Map, json};
 
 use super::*;
 use crate::config::DecoderConfig;
+use crate::decoder::testing::check_frozen;
 use crate::dialect::Dialect;
 use crate::testing::{random_parameters, small_config, tiny_config};
 use crate::tokenizer::Tokenizer;
@@ -62,7 +63,10 @@ fn reads_every_type_from_one_file_or_from_shards() {
     let expected = [1.5, -2.25, 0.5, -2.0, -3.0];
     let read = |dir: &tempfile::TempDir| {
         let mut out = [f32::NAN; 5];
-        Checkpoint::open(dir.path()).unwrap().read_parameters(&layout, &mut out).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        checkpoint.read_parameters(&layout, &mut out).unwrap();
+        let b = checkpoint.read_rows(layout.get("b").unwrap()).unwrap();
+        assert_eq!((b.kind, &b.bytes[..]), (GgmlType::F16, &[0x00, 0x38, 0x00, 0xc0][..]));
         out
     };
     // In another order than the layout's.
@@ -212,6 +216,28 @@ fn every_family_is_saved_as_it_was_read() {
         let dir = tempfile::tempdir().unwrap();
         save_folder(dir.path(), &config, &parameters, SaveDtype::F32, &dialect(&config)).unwrap();
         assert_eq!(read(dir.path()), (config, parameters));
+    }
+}
+
+/// As transformers wrote them, and in half the bits.
+#[test]
+fn matrices_of_every_family_give_the_same_bits_as_they_are_stored() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+    let folders = fs::read_dir(golden.join("families")).unwrap().map(|folder| folder.unwrap().path());
+    let check = |dir: &Path| {
+        let config = DecoderConfig::read(&dir.join("config.json")).unwrap();
+        let checkpoint = Checkpoint::open(dir).unwrap();
+        let mut parameters = vec![f32::NAN; config.layout().len()];
+        checkpoint.read_parameters(&config.layout(), &mut parameters).unwrap();
+        let name = dir.display().to_string();
+        check_frozen(&name, &config, &parameters, || checkpoint.read_frozen(&config).unwrap());
+        (config, parameters)
+    };
+    for folder in folders.chain(["tiny-llama", "tiny-llama-tied"].map(|name| golden.join(name))) {
+        let (config, parameters) = check(&folder);
+        let dir = tempfile::tempdir().unwrap();
+        save_folder(dir.path(), &config, &parameters, SaveDtype::Bf16, &dialect(&config)).unwrap();
+        check(dir.path());
     }
 }
 

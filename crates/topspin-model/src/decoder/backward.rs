@@ -2,7 +2,7 @@
 
 use topspin_kernels::device::{Buffer, Device};
 
-use super::{Decoder, Keep, Ranges, Tape};
+use super::{Decoder, Keep, Place, Tape};
 use crate::batch::Batch;
 
 impl<D: Device> Decoder<D> {
@@ -29,7 +29,7 @@ impl<D: Device> Decoder<D> {
             self.layer_backward(layer, batch, tape, grads, accumulate);
         }
         let dx = &tape.grads.as_ref().expect("a tape that keeps has gradients").x;
-        if let Some(dembed) = self.grad(grads, &self.ranges.embed) {
+        if let Some(dembed) = self.matrix_grad(grads, &self.ranges.embed) {
             let (dx, scale) = (dx.head(batch.rows() * self.config.hidden_size), self.config.embedding_multiplier);
             self.device.embedding_backward(dembed, dx, &batch.tokens, scale);
         }
@@ -37,10 +37,10 @@ impl<D: Device> Decoder<D> {
 
     /// Zeros for what the backward only ever adds to. The products write theirs.
     fn zero_sums(&self, batch: &Batch, grads: &mut D::Buffer) {
-        let Ranges { embed, head, vectors, .. } = &self.ranges;
+        let [embed, head] = [&self.ranges.embed, &self.ranges.head].map(Place::arena);
         // A tied embedding is the head's matrix; without an output there is no product of the head.
-        let untied = (head != embed).then_some(embed);
-        let sums = vectors.iter().chain(untied).chain(batch.outputs.is_empty().then_some(head));
+        let untied = (head != embed).then_some(&embed);
+        let sums = self.ranges.vectors.iter().chain(untied).chain(batch.outputs.is_empty().then_some(&head));
         sums.into_iter().for_each(|range| self.device.zero(grads.part_mut(range.clone())));
     }
 }

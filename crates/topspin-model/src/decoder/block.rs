@@ -78,7 +78,7 @@ impl<D: Device> Decoder<D> {
         if let Some(dbias) = linear.bias.as_ref().and_then(|bias| self.grad(grads, bias)) {
             self.device.bias_backward(dbias, dy.clone());
         }
-        if let Some(dw) = self.grad(grads, &linear.weight) {
+        if let Some(dw) = self.matrix_grad(grads, &linear.weight) {
             self.device.linear_backward_weight(dw, dy, x, &weights.base, accumulate);
         }
     }

@@ -72,7 +72,7 @@ impl<D: Device> Decoder<D> {
             let dlogits = || Rows::Single(tape.logits.head(chunk.len() * v));
             let hidden: Range<usize> = chunk.start * d..chunk.end * d;
             let head = &self.ranges.head;
-            if let Some(dhead) = self.grad(grads, head) {
+            if let Some(dhead) = self.matrix_grad(grads, head) {
                 let normed = Rows::Rounded(tape.normed_out.part(hidden.clone()));
                 device.linear_backward_weight(dhead, dlogits(), normed, &self.head, accumulate);
                 accumulate = true;

@@ -140,8 +140,9 @@ impl<D: Device> LowRank<D> {
         [layer, n, k]: [usize; 3],
         site: Site,
         group: &Group,
-        for_use: Use,
     ) -> Self {
+        // Small beside the model's, and always laid out: they change at each step.
+        let for_use = Use::ForwardAndBackward;
         let a = device.weight(precision, Matrix::Single(params.part(group.a.clone())), group.rank, k, for_use);
         let mut wide_b = device.alloc(n * group.rank);
         widen(device, &mut wide_b, params, group);

@@ -1,7 +1,8 @@
 //! The decoder: one definition of the arithmetic for generation, scoring and training.
 //!
 //! - RMSNorm, rotary positions, grouped-query attention and a gated layer, in all ways that [`DecoderConfig`] has
-//! - weights live in one flat arena ([`DecoderConfig::layout`]); query/key/value and gate/up are each one product
+//! - weights live in one flat arena ([`DecoderConfig::layout`]), or matrices stay as their file stores them
+//!   ([`Parameters`]); query/key/value and gate/up are each one product
 //! - rows of many paths packed without padding ([`Batch`]); logits only where a next token is wanted, in chunks
 //! - keys and values go through one store, whether it holds a whole conversation or the batch at hand
 //! - the residual stream, norms and softmax are f32; products run in f32 or bf16 with f32 accumulation
@@ -15,6 +16,7 @@ mod flops;
 mod head;
 mod layer;
 mod low_rank;
+mod parameters;
 mod ranges;
 mod rotary;
 mod tape;
@@ -33,7 +35,8 @@ use crate::config::DecoderConfig;
 pub use flops::Flops;
 pub use low_rank::DropoutDraw;
 use low_rank::LowRank;
-use ranges::{Block, Layer, Linear, Ranges};
+pub use parameters::Parameters;
+use ranges::{Block, Layer, Linear, Place, Ranges};
 use rotary::Rotary;
 pub use tape::{Keep, Tape};
 
@@ -77,7 +80,7 @@ pub struct Decoder<D: Device> {
     precision: Precision,
     ranges: Ranges,
     params: D::Buffer,
-    for_use: Use,
+    stored: Vec<D::Stored>,
     layers: Vec<LayerWeights<D>>,
     head: D::Weight,
     rotary: Rotary,
@@ -85,18 +88,21 @@ pub struct Decoder<D: Device> {
 }
 
 impl<D: Device> Decoder<D> {
-    /// Puts `params`, an arena of [`DecoderConfig::layout`], on the device and lays its matrices out for products.
+    /// Puts `params` on the device and lays their matrices out for products.
     ///
     /// # Panics
-    /// If `params` has another length than the layout.
-    pub fn new(device: D, config: DecoderConfig, params: Memory<f32>, precision: Precision, for_use: Use) -> Self {
-        let len = config.layout().len();
-        assert_eq!(params.len(), len, "the parameters must fill the arena");
+    /// If `params` are of another configuration.
+    pub fn new(device: D, config: DecoderConfig, params: Parameters, precision: Precision, for_use: Use) -> Self {
+        let (layout, params, matrices) = match params {
+            Parameters::Arena(params) => (config.layout(), params, None),
+            Parameters::Frozen { matrices, vectors } => (config.vectors(), vectors, Some(matrices)),
+        };
+        assert_eq!(params.len(), layout.len(), "the parameters must fill the arena");
+        let ranges = Ranges::new(&config, matrices.is_some());
         let params = device.upload(params);
-        let ranges = Ranges::new(&config);
+        let stored: Vec<_> = matrices.into_iter().flatten().map(|matrix| device.store(matrix)).collect();
         let (d, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
-        let matrix = |range: &Range<usize>| Matrix::Single(params.part(range.clone()));
-        let weight = |range: &Range<usize>, n, k| device.weight(precision, matrix(range), n, k, for_use);
+        let weight = |place: &Place, n, k| device.weight(precision, matrix(&params, &stored, place), n, k, for_use);
         let linear = |linear: &Linear, n, k| LinearWeights { base: weight(&linear.weight, n, k), adapter: None };
         let block = |block: &Block, [inner_out, inner_in]: [usize; 2]| BlockWeights {
             first: linear(&block.first, inner_out, d),
@@ -109,7 +115,7 @@ impl<D: Device> Decoder<D> {
         let layers = ranges.layers.iter().map(layer).collect();
         let head = weight(&ranges.head, config.vocab_size, d);
         let rotary = Rotary::new(&config);
-        Self { device, precision, ranges, params, for_use, layers, head, rotary, config, adapted: None }
+        Self { device, precision, ranges, params, stored, layers, head, rotary, config, adapted: None }
     }
 
     /// The same with an adapter, whose parameters are `params`, in place of the one that it had.
@@ -128,8 +134,7 @@ impl<D: Device> Decoder<D> {
                     Site::GateUp => (&mut weights.mlp.first, [layer, 2 * f, d]),
                     Site::Down => (&mut weights.mlp.last, [layer, d, f]),
                 };
-                let low_rank =
-                    |group| LowRank::new(&self.device, self.precision, &params, shape, site, group, self.for_use);
+                let low_rank = |group| LowRank::new(&self.device, self.precision, &params, shape, site, group);
                 weights.adapter = group.as_ref().map(low_rank);
             }
         }
@@ -172,21 +177,16 @@ impl<D: Device> Decoder<D> {
 
     /// The arena that is trained, copied to the host.
     pub fn read_params(&self) -> Vec<f32> {
-        self.copied(self.params())
-    }
-
-    /// The model's own arena without its adapter, copied to the host.
-    pub fn read_base(&self) -> Vec<f32> {
-        self.copied(&self.params)
-    }
-
-    fn copied(&self, params: &D::Buffer) -> Vec<f32> {
+        let params = self.params();
         let mut copy = vec![0.0; params.len()];
         self.device.read(params.head(copy.len()), &mut copy);
         copy
     }
 
     /// Changes the arena that is trained and lays its matrices out anew.
+    ///
+    /// # Panics
+    /// If matrices are kept as stored, and there is no adapter.
     pub fn update(&mut self, change: impl FnOnce(&D, &mut D::Buffer)) {
         let Self { device, params, ranges, layers, head, adapted, .. } = self;
         if let Some(Adapted { params, .. }) = adapted {
@@ -198,7 +198,7 @@ impl<D: Device> Decoder<D> {
         }
         change(device, params);
         let update = |weights: &mut LinearWeights<D>, linear: &Linear| {
-            device.weight_update(&mut weights.base, params.part(linear.weight.clone()));
+            device.weight_update(&mut weights.base, params.part(linear.weight.arena()));
         };
         for (layer, ranges) in layers.iter_mut().zip(&ranges.layers) {
             for (block, ranges) in [(&mut layer.attn, &ranges.attn), (&mut layer.mlp, &ranges.mlp)] {
@@ -206,7 +206,7 @@ impl<D: Device> Decoder<D> {
                 update(&mut block.last, &ranges.last);
             }
         }
-        device.weight_update(head, params.part(ranges.head.clone()));
+        device.weight_update(head, params.part(ranges.head.arena()));
     }
 
     /// A store for the keys and values of `slots` tokens.
@@ -294,9 +294,14 @@ impl<D: Device> Decoder<D> {
         self.adapted.is_none().then(|| grads.part_mut(range.clone()))
     }
 
+    /// Where the gradient of a matrix of the model goes, if it is trained.
+    fn matrix_grad<'a>(&self, grads: &'a mut D::Buffer, place: &Place) -> Option<Out<'a, D::Buffer>> {
+        self.adapted.is_none().then(|| grads.part_mut(place.arena()))
+    }
+
     /// A matrix of the model.
-    fn matrix(&self, range: &Range<usize>) -> Matrix<'_, D> {
-        Matrix::Single(self.part(range))
+    fn matrix(&self, place: &Place) -> Matrix<'_, D> {
+        matrix(&self.params, &self.stored, place)
     }
 
     /// Parameters of the model.
@@ -304,3 +309,14 @@ impl<D: Device> Decoder<D> {
         self.params.part(range.clone())
     }
 }
+
+/// The matrix at a place.
+fn matrix<'a, D: Device>(params: &'a D::Buffer, stored: &'a [D::Stored], place: &Place) -> Matrix<'a, D> {
+    match place {
+        Place::Arena(range) => Matrix::Single(params.part(range.clone())),
+        Place::Stored(at) => Matrix::Stored(&stored[*at]),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

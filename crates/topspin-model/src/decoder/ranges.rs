@@ -1,4 +1,4 @@
-//! Where parameters lie in the arena.
+//! Where parameters lie.
 
 use std::ops::Range;
 
@@ -6,10 +6,32 @@ use topspin_kernels::arena::Layout;
 
 use crate::config::DecoderConfig;
 
+/// Where a matrix is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the arena.
+    Arena(Range<usize>),
+    /// Among the matrices that are kept as their file stores them.
+    Stored(usize),
+}
+
+impl Place {
+    /// The place in the arena, and in that of the gradients.
+    ///
+    /// # Panics
+    /// If the matrix is kept as stored: it has no gradient and never changes.
+    pub(super) fn arena(&self) -> Range<usize> {
+        match self {
+            Place::Arena(range) => range.clone(),
+            Place::Stored(_) => panic!("a matrix that is kept as stored has no gradient and never changes"),
+        }
+    }
+}
+
 /// A linear layer, or several side by side that are one product.
 #[derive(Clone, Debug)]
 pub(super) struct Linear {
-    pub weight: Range<usize>,
+    pub weight: Place,
     pub bias: Option<Range<usize>>,
 }
 
@@ -36,33 +58,41 @@ pub(super) struct Layer {
 /// All parameters.
 #[derive(Clone, Debug)]
 pub(super) struct Ranges {
-    pub embed: Range<usize>,
+    pub embed: Place,
     pub layers: Vec<Layer>,
     pub norm: Range<usize>,
-    /// The embedding's range when tied.
-    pub head: Range<usize>,
+    /// The embedding's place when tied.
+    pub head: Place,
     /// Norms and biases, neighbours as one.
     pub vectors: Vec<Range<usize>>,
 }
 
 impl Ranges {
-    pub(super) fn new(config: &DecoderConfig) -> Self {
-        let layout = config.layout();
-        let of = |name: &str| layout.get(name).map(|entry| entry.range());
-        let must = |name: &str| of(name).expect("the layout names every tensor of its configuration");
+    /// Places in the arena, or those of matrices that are kept as stored and of an arena of all else.
+    pub(super) fn new(config: &DecoderConfig, frozen: bool) -> Self {
+        let layout = if frozen { config.vectors() } else { config.layout() };
+        let must = |name: &str| layout.get(name).expect("the layout names every tensor of its configuration").range();
+        // Neighbours in the arena, so that each group is one range.
+        let span = |names: &[String]| {
+            let [first, last] = [0, names.len() - 1].map(|at| must(&names[at]));
+            first.start..last.end
+        };
+        let place = |(at, names): (usize, Vec<String>)| match frozen {
+            true => Place::Stored(at),
+            false => Place::Arena(span(&names)),
+        };
+        let mut places = config.matrices().into_iter().enumerate().map(place);
+        let mut next = || places.next().expect("a configuration lists all of its matrices");
+        let embed = next();
         let names = config.family.block_names(config.norm_position);
         let layers = (0..config.num_layers)
             .map(|layer| {
                 let tensor = |name: &str| format!("model.layers.{layer}.{name}");
-                // Neighbours in the arena, so that each group is one range.
                 let group = |parts: &[&str], kind: &str| {
-                    let [first, last] = [0, parts.len() - 1].map(|at| must(&tensor(&format!("{}.{kind}", parts[at]))));
-                    first.start..last.end
+                    span(&parts.iter().map(|part| tensor(&format!("{part}.{kind}"))).collect::<Vec<_>>())
                 };
-                let linear = |parts: &[&str], bias: bool| Linear {
-                    weight: group(parts, "weight"),
-                    bias: bias.then(|| group(parts, "bias")),
-                };
+                let mut linear =
+                    |parts: &[&str], bias: bool| Linear { weight: next(), bias: bias.then(|| group(parts, "bias")) };
                 let norm = |name: Option<&str>| name.map(|name| must(&tensor(&format!("{name}.weight"))));
                 let biases = config.biases;
                 Layer {
@@ -82,8 +112,7 @@ impl Ranges {
                 }
             })
             .collect();
-        let embed = must("model.embed_tokens.weight");
-        let head = of("lm_head.weight").unwrap_or_else(|| embed.clone());
+        let head = places.next().unwrap_or_else(|| embed.clone());
         Self { embed, layers, norm: must("model.norm.weight"), head, vectors: vectors(&layout) }
     }
 }

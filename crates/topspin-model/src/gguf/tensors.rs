@@ -5,6 +5,7 @@ use topspin_kernels::arena::Entry;
 use super::Gguf;
 use super::rotary::rotary_tensors;
 use crate::config::{DecoderConfig, Family, NormPosition};
+use crate::decoder::Parameters;
 use crate::error::ModelError;
 
 impl Gguf {
@@ -39,20 +40,31 @@ impl Gguf {
         let layout = config.layout();
         assert_eq!(out.len(), layout.len(), "elements of the parameter arena");
         self.check(config)?;
-        for entry in layout.entries() {
-            let tensor = &mut out[entry.range()];
-            self.read_f32(&gguf_name(&entry.name, config.norm_position), tensor)?;
+        layout.entries().iter().try_for_each(|entry| self.decode(entry, config, &mut out[entry.range()]))
+    }
+
+    /// Reads the parameters of a model, its matrices as they are stored.
+    pub fn read_frozen(&self, config: &DecoderConfig) -> Result<Parameters, ModelError> {
+        self.check(config)?;
+        let read_rows = |entry: &Entry| {
+            let mut rows = self.read_rows(&gguf_name(&entry.name, config.norm_position))?;
             if is_interleaved(entry, config.family) {
-                let width = entry.shape.get(1).copied().unwrap_or(1);
-                let mut scratch = vec![0.0; config.head_dim * width];
-                for head in tensor.chunks_exact_mut(scratch.len()) {
-                    deinterleave(head, &mut scratch, width);
-                }
+                deinterleave(&mut rows.bytes, config.head_dim, rows.kind.bytes(entry.shape[1]));
             }
-            // Norms are stored with the offset already added.
-            if entry.name.ends_with("norm.weight") {
-                tensor.iter_mut().for_each(|x| *x -= config.norm_offset);
-            }
+            Ok(rows)
+        };
+        Parameters::read_frozen(config, read_rows, |entry, out| self.decode(entry, config, out))
+    }
+
+    /// Decodes the tensor of an entry of the layout of `config`.
+    fn decode(&self, entry: &Entry, config: &DecoderConfig, out: &mut [f32]) -> Result<(), ModelError> {
+        self.read_f32(&gguf_name(&entry.name, config.norm_position), out)?;
+        if is_interleaved(entry, config.family) {
+            deinterleave(out, config.head_dim, entry.shape.get(1).copied().unwrap_or(1));
+        }
+        // Norms are stored with the offset already added.
+        if entry.name.ends_with("norm.weight") {
+            out.iter_mut().for_each(|x| *x -= config.norm_offset);
         }
         Ok(())
     }
@@ -65,13 +77,15 @@ pub(super) fn is_interleaved(entry: &Entry, family: Family) -> bool {
     family && (entry.name.contains(".self_attn.q_proj.") || entry.name.contains(".self_attn.k_proj."))
 }
 
-/// Moves row 2i + s of a head [hd, width] to row i + s hd/2.
-fn deinterleave(head: &mut [f32], scratch: &mut [f32], width: usize) {
-    scratch.copy_from_slice(head);
-    let half = head.len() / width / 2;
-    for (row, source) in scratch.chunks_exact(width).enumerate() {
-        let target = row / 2 + row % 2 * half;
-        head[target * width..][..width].copy_from_slice(source);
+/// Moves row 2i + s of each head [hd, width] to row i + s hd/2.
+fn deinterleave<T: Copy>(heads: &mut [T], head_dim: usize, width: usize) {
+    let mut scratch = heads[..head_dim * width].to_vec();
+    for head in heads.chunks_exact_mut(scratch.len()) {
+        scratch.copy_from_slice(head);
+        for (row, source) in scratch.chunks_exact(width).enumerate() {
+            let target = row / 2 + row % 2 * (head_dim / 2);
+            head[target * width..][..width].copy_from_slice(source);
+        }
     }
 }
 

@@ -125,20 +125,17 @@ impl Writer {
     }
 
     /// A tensor of row-major `shape`.
-    pub(crate) fn tensor(mut self, name: &str, kind: GgmlType, shape: &[usize], values: &[f32]) -> Self {
+    pub(crate) fn tensor(self, name: &str, kind: GgmlType, shape: &[usize], values: &[f32]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len());
-        let number = match kind {
-            GgmlType::F32 => 0,
-            GgmlType::F16 => 1,
-            GgmlType::Q4_0 => 2,
-            GgmlType::Q4_1 => 3,
-            GgmlType::Q8_0 => 8,
-            GgmlType::BF16 => 30,
-            _ => unreachable!("tensors of {kind:?} come from golden files"),
-        };
+        self.encoded(name, kind, shape, &encode(kind, values))
+    }
+
+    /// A tensor of row-major `shape` from its blocks.
+    pub(crate) fn encoded(mut self, name: &str, kind: GgmlType, shape: &[usize], blocks: &[u8]) -> Self {
+        let number = (0..64).find(|&number| GgmlType::from_number(number) == Ok(kind)).unwrap();
         self.data.resize(self.data.len().next_multiple_of(32), 0);
         let offset = self.data.len() as u64;
-        self.data.extend(encode(kind, values));
+        self.data.extend(blocks);
         let dimensions: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
         self.raw_tensor(name, number, &dimensions, offset)
     }

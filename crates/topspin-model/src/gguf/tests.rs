@@ -2,6 +2,7 @@
 
 mod blocks;
 mod families;
+mod frozen;
 
 use std::path::{Path, PathBuf};
 

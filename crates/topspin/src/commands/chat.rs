@@ -4,7 +4,6 @@ use std::io::{self, BufRead, IsTerminal, Write, stdin, stdout};
 
 use anyhow::Context;
 use topspin_kernels::cpu::Cpu;
-use topspin_kernels::device::Use;
 use topspin_model::chat::Message;
 use topspin_rollout::{Engine, EngineSettings, Event, Request, RolloutError, SampleKey, Task};
 
@@ -35,7 +34,7 @@ pub struct Args {
 
 /// Talks until the input ends.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let model = Model::load(engine::open(&args.model.model)?, &args.model, Use::Forward)?;
+    let model = Model::load(engine::open(&args.model.model)?, &args.model)?;
     let interactive = stdin().is_terminal() && stdout().is_terminal();
     let mut chat = Chat::new(&model, &args)?;
     let mut input = stdin().lock();

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use topspin_data::Need;
 use topspin_eval::{Bootstrap, Lengths, Nll, NllFigures, Report, distinct_n, exact_match, share};
-use topspin_kernels::device::Use;
 use topspin_model::source::ModelFiles;
 use topspin_rollout::{Completion, Finish, Sampling};
 
@@ -79,7 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let files = engine::open(&args.model.model)?;
     let lines = input::read(&args.data, Need::Prompt, args.limit, &files.dialect)?;
     let real = lines.iter().map(|line| encode(line, &files)).collect::<anyhow::Result<Vec<_>>>()?;
-    let model = Model::load(files, &args.model, Use::Forward)?;
+    let model = Model::load(files, &args.model)?;
     let mut report = Report::new(Bootstrap::default());
     likelihood(&model, &lines, &real, &mut report)?;
     let plan = Plan {

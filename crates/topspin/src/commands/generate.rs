@@ -1,7 +1,6 @@
 //! `topspin generate`: a response to each prompt of a file.
 
 use topspin_data::Need;
-use topspin_kernels::device::Use;
 
 use crate::engine::Model;
 use crate::flags::{FileFlags, ModelFlags, SamplingFlags, positive};
@@ -48,7 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for line in &lines {
         line.check_prompt(files.config.max_positions)?;
     }
-    let model = Model::load(files, &args.model, Use::Forward)?;
+    let model = Model::load(files, &args.model)?;
     let plan = Plan {
         sampling: args.sampling.sampling(),
         max_new_tokens: args.sampling.max_new_tokens,

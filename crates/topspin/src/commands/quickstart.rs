@@ -14,7 +14,7 @@ use topspin_kernels::gemm::Precision;
 
 use super::run::Listener;
 use crate::error::Interrupted;
-use crate::flags::{ComputeFlags, Dtype};
+use crate::flags::Dtype;
 use crate::interrupt::Graceful;
 use crate::{engine, output};
 
@@ -78,7 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
     let dir = args.output.unwrap_or_else(|| PathBuf::from(format!("runs/quickstart-{}", args.seed)));
     // So small a model gains nothing from bf16.
-    let precision = engine::prepare(&ComputeFlags { dtype: Dtype::F32, threads: None })?;
+    let precision = engine::prepare(Dtype::F32, None)?;
     let graceful = Graceful::begin();
     let played = play(&dir, args.seed, precision);
     drop(graceful);

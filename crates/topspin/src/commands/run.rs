@@ -11,7 +11,7 @@ use topspin_kernels::cpu::Cpu;
 use tracing::{info, warn};
 
 use crate::error::Interrupted;
-use crate::flags::{ComputeFlags, Dtype};
+use crate::flags::Dtype;
 use crate::interrupt::Graceful;
 use crate::{engine, output, progress};
 
@@ -51,14 +51,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 pub fn play(args: Args, until: Until) -> anyhow::Result<()> {
     let config = Config::load(&args.config, &args.sets)?;
     let output = &config.output;
-    let precision = engine::prepare(&ComputeFlags {
-        dtype: match output.precision {
-            PrecisionChoice::Auto => Dtype::Auto,
-            PrecisionChoice::F32 => Dtype::F32,
-            PrecisionChoice::Bf16 => Dtype::Bf16,
-        },
-        threads: Some(output.threads).filter(|&threads| threads > 0),
-    })?;
+    let dtype = match output.precision {
+        PrecisionChoice::Auto => Dtype::Auto,
+        PrecisionChoice::F32 => Dtype::F32,
+        PrecisionChoice::Bf16 => Dtype::Bf16,
+    };
+    let precision = engine::prepare(dtype, Some(output.threads).filter(|&threads| threads > 0))?;
     let graceful = Graceful::begin();
     let mut listener = Listener::new();
     let stop = Graceful::requested();

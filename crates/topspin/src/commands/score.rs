@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 use topspin_data::{Fields, Need};
-use topspin_kernels::device::Use;
 
 use crate::engine::Model;
 use crate::flags::{FileFlags, ModelFlags};
@@ -51,7 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     // The text of a response may be empty: a model may have ended its turn at once.
     let lines = input::read(path, Need::Prompt, None, dialect)?;
     let responses = lines.iter().map(|line| line.response(dialect, context)).collect::<anyhow::Result<Vec<_>>>()?;
-    let model = Model::load(files, &args.model, Use::Forward)?;
+    let model = Model::load(files, &args.model)?;
     let trees: Vec<_> = lines.iter().zip(&responses).map(|(line, response)| line.tree(vec![response])).collect();
     let logprobs = scoring::score_all(&model, &trees)?.into_iter().flatten();
     let out = lines.iter().zip(responses).zip(logprobs).map(|((line, token_ids), token_logprobs)| Scored {

@@ -1,6 +1,5 @@
 //! `topspin bench generate`.
 
-use topspin_kernels::device::Use;
 use topspin_rollout::{Engine, EngineSettings, Event, Progress, Request, SampleKey, Task};
 
 use super::Common;
@@ -48,7 +47,7 @@ pub fn run(Args { size, common }: Args) -> anyhow::Result<()> {
         subject.check_lengths(prompt, response)?;
     }
     let requests = requests(common.tokens.prompts(&subject, size.sequences, prompt)?, response);
-    let decoder = subject.decoder(Use::Forward)?;
+    let decoder = subject.generator()?;
     let settings = EngineSettings { live_sequences: size.live_sequences, ..EngineSettings::default() };
     let mut clock = Clock::new(&subject);
     let last = repeat(&mut clock, size.steps, || generate(&decoder, &settings, &requests))?;

@@ -5,7 +5,6 @@ use topspin_game::order::{Batches, Position, singly};
 use topspin_game::pair::{Response, Tree, all_pairs};
 use topspin_game::trainer::Trainer;
 use topspin_game::tree::TokenTree;
-use topspin_kernels::device::Use;
 use topspin_rollout::{Completion, Engine, EngineSettings, Event, Progress, Request, SampleKey, Task};
 
 use super::Common;
@@ -92,11 +91,12 @@ struct Iteration<'a> {
 impl Iteration<'_> {
     /// One repetition.
     fn play(&self, clock: &mut Clock) -> anyhow::Result<Done> {
-        let decoder = self.subject.decoder(Use::Forward)?;
+        let decoder = self.subject.generator()?;
         let (completions, generated) = clock.phase("generate", || self.generate(&decoder))?;
         clock.measure_products();
+        drop(decoder);
         let trees = self.trees(completions);
-        let trained = clock.phase("train", || self.train(decoder, &trees))?;
+        let trained = clock.phase("train", || self.train(&trees))?;
         Ok(Done {
             rows: generated.rows + trained.tokens,
             flops: generated.flops + trained.flops.0,
@@ -138,14 +138,11 @@ impl Iteration<'_> {
     }
 
     /// An epoch over all pairs.
-    fn train(&self, decoder: TimedDecoder, trees: &[Tree]) -> anyhow::Result<Throughput> {
-        let params = decoder.read_params();
-        drop(decoder);
-        let decoder = self.subject.lay_out(params.into(), Use::ForwardAndBackward);
+    fn train(&self, trees: &[Tree]) -> anyhow::Result<Throughput> {
         let pairs = all_pairs(trees);
         let batches = Batches::new(0, 1, singly(pairs.len()), self.size.batch_pairs, 1, Position::default());
         let bar = progress::bar("steps", batches.total() as usize);
-        let mut trainer = Trainer::new(decoder, self.batch.settings(batches.total() as usize));
+        let mut trainer = Trainer::new(self.subject.trainee(None)?, self.batch.settings(batches.total() as usize));
         let mut work = Throughput::default();
         for chosen in batches {
             let pairs: Vec<_> = chosen.iter().map(|&index| pairs[index]).collect();

@@ -1,11 +1,12 @@
 //! The model that is measured: one on disk, or random weights in a named architecture.
 
 use anyhow::ensure;
+use topspin_game::config::{self, Weights};
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::device::Use;
 use topspin_kernels::gemm::Precision;
-use topspin_kernels::memory::Memory;
 use topspin_kernels::timed::Timed;
+use topspin_model::adapter::Adapter;
 use topspin_model::config::DecoderConfig;
 use topspin_model::decoder::Decoder;
 use topspin_model::dialect::Dialect;
@@ -29,7 +30,7 @@ pub struct SubjectFlags {
 #[group(required = true, multiple = false)]
 #[command(next_help_heading = "Model")]
 struct Which {
-    /// A Hugging Face folder, a GGUF file, or `hf:ORG/NAME`
+    /// A Hugging Face folder, an adapter's folder in PEFT's layout, a GGUF file, or `hf:ORG/NAME`
     #[arg(short, long, value_name = "MODEL")]
     model: Option<String>,
     /// Random weights in the dimensions of this model, in place of `--model`
@@ -50,6 +51,7 @@ pub struct Subject {
     pub precision: Precision,
     /// The device that all decoders of this subject work on.
     pub device: Timed<Cpu>,
+    weights: Weights,
     files: Option<ModelFiles>,
 }
 
@@ -65,9 +67,10 @@ impl Subject {
             (None, Some(architecture)) => (architecture.name(), architecture.config(), None),
             (None, None) => unreachable!("the command line asks for one of the two"),
         };
-        let precision = engine::prepare(&flags.compute)?;
+        let precision = engine::prepare(flags.compute.dtype, flags.compute.threads)?;
         engine::say(&name, config.layout().len(), precision);
-        Ok(Self { name, config, precision, device: Timed::new(Cpu::new()), files })
+        let weights = flags.compute.weights.into();
+        Ok(Self { name, config, precision, device: Timed::new(Cpu::new()), weights, files })
     }
 
     /// How the model is spoken to; a bare architecture cannot be.
@@ -75,17 +78,37 @@ impl Subject {
         self.files.as_ref().map(|files| &files.dialect)
     }
 
-    /// Reads the weights, or draws them.
-    pub fn decoder(&self, for_use: Use) -> anyhow::Result<TimedDecoder> {
+    /// The model to generate with; weights are read, or drawn.
+    pub fn generator(&self) -> anyhow::Result<TimedDecoder> {
+        self.frozen(Use::Forward)
+    }
+
+    /// The model to be trained: all of it, or an adapter of this rank beside all of its linear layers.
+    pub fn trainee(&self, lora_rank: Option<usize>) -> anyhow::Result<TimedDecoder> {
+        if let Some(rank) = lora_rank {
+            let lora = config::Adapter { rank, ..config::Adapter::default() }.lora().expect("a rank makes an adapter");
+            let adapter = Adapter::new(lora, &self.config)?;
+            let parameters = adapter.initial(0, 0);
+            return Ok(self.frozen(Use::ForwardAndBackward)?.with_adapter(adapter, parameters));
+        }
         match &self.files {
-            Some(files) => Ok(files.decoder(self.device.clone(), self.precision, for_use)?),
-            None => Ok(self.lay_out(random_parameters(&self.config), for_use)),
+            Some(files) => Ok(files.trainable(self.device.clone(), self.precision)?),
+            None => Ok(self.drawn(Use::ForwardAndBackward)),
         }
     }
 
-    /// A decoder of given parameters.
-    pub fn lay_out(&self, params: Memory<f32>, for_use: Use) -> TimedDecoder {
-        Decoder::new(self.device.clone(), self.config.clone(), params, self.precision, for_use)
+    fn frozen(&self, packed: Use) -> anyhow::Result<TimedDecoder> {
+        let for_use = self.weights.laid_out(packed);
+        match &self.files {
+            Some(files) => Ok(files.frozen(self.device.clone(), self.precision, for_use)?),
+            None => Ok(self.drawn(for_use)),
+        }
+    }
+
+    /// A decoder of random parameters.
+    fn drawn(&self, for_use: Use) -> TimedDecoder {
+        let params = random_parameters(&self.config);
+        Decoder::new(self.device.clone(), self.config.clone(), params.into(), self.precision, for_use)
     }
 
     /// Checks that prompts and responses of these lengths fit into the model's context.

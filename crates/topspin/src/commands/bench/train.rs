@@ -8,10 +8,8 @@ use topspin_game::pair::{Pair, Response, Tree, all_pairs};
 use topspin_game::schedule::{Schedule, Shape};
 use topspin_game::trainer::{TrainSettings, Trainer};
 use topspin_kernels::cpu::Cpu;
-use topspin_kernels::device::Use;
 use topspin_kernels::rng::Key;
 use topspin_kernels::timed::Timed;
-use topspin_model::adapter::Adapter;
 use topspin_model::decoder::Keep;
 use topspin_rollout::Finish;
 
@@ -99,14 +97,7 @@ pub fn run(Args { size, batch, common }: Args) -> anyhow::Result<()> {
     }
     let trees = trees(common.tokens.pairs(&subject, size.pairs, prompt, response)?);
     let pairs = all_pairs(&trees);
-    let mut decoder = subject.decoder(Use::ForwardAndBackward)?;
-    if let Some(rank) = size.lora_rank {
-        let config = config::Adapter { rank, ..config::Adapter::default() }.lora().expect("a rank makes an adapter");
-        let adapter = Adapter::new(config, decoder.config())?;
-        let parameters = adapter.initial(0, 0);
-        decoder = decoder.with_adapter(adapter, parameters);
-    }
-    let mut trainer = Trainer::new(decoder, batch.settings(size.steps + 1));
+    let mut trainer = Trainer::new(subject.trainee(size.lora_rank)?, batch.settings(size.steps + 1));
     let mut clock = Clock::new(&subject);
 
     let bar = progress::bar("repetitions", size.steps + 1);

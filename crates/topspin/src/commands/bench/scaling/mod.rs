@@ -10,7 +10,6 @@ use topspin_game::config;
 use topspin_game::pair::all_pairs;
 use topspin_game::run::product_rate;
 use topspin_game::trainer::Trainer;
-use topspin_kernels::device::Use;
 use topspin_model::decoder::Keep;
 use topspin_rollout::{Engine, EngineSettings, Event, Progress};
 
@@ -124,7 +123,7 @@ fn measure(subject: &Subject, sweep: &Sweep) -> anyhow::Result<Scaling> {
     let train_by_threads = train(&thread_counts, &|n| Step { x: n, threads: n, ..standard })?;
     drop(training);
 
-    let decoder = subject.decoder(Use::Forward)?;
+    let decoder = subject.generator()?;
     let generate = |&live: &usize| {
         bar.inc(1);
         generation(subject, sweep, &decoder, live)
@@ -166,7 +165,7 @@ struct Training<'a> {
 
 impl<'a> Training<'a> {
     fn new(subject: &'a Subject, sweep: &'a Sweep) -> anyhow::Result<Self> {
-        Ok(Self { subject, sweep, decoder: Some(subject.decoder(Use::ForwardAndBackward)?) })
+        Ok(Self { subject, sweep, decoder: Some(subject.trainee(None)?) })
     }
 
     fn point(&mut self, step: Step) -> anyhow::Result<Point> {
