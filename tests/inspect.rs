@@ -53,6 +53,15 @@ fn says_what_a_path_is() {
 
     [model]
     path = ""
+    weights = "packed"
+
+    [adapter]
+    rank = 0
+    alpha = 32.0
+    rank_stabilized = false
+    dropout = 0.0
+    targets = "all-linear"
+    merge = false
 
     [data]
     train = "data.jsonl"
