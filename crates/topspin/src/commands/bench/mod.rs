@@ -6,6 +6,7 @@ mod architecture;
 mod chart;
 mod clock;
 mod figures;
+mod frozen;
 mod gemm;
 mod generate;
 mod iteration;
@@ -25,6 +26,7 @@ Examples:
   topspin bench generate --architecture smollm2-360m --sequences 16 --json
   topspin bench train --model M --pairs 4 --prompt-tokens 128 --response-tokens 128
   topspin bench iteration --model M --data train.jsonl --prompts 64 --max-new-tokens 128
+  topspin bench frozen --model big.Q4_0.gguf --rows 256 --new-tokens 8
   topspin bench scaling --model M --out figures";
 
 /// Measure speed and memory on this machine
@@ -49,6 +51,7 @@ enum Work {
     Train(train::Args),
     Generate(generate::Args),
     Iteration(iteration::Args),
+    Frozen(frozen::Args),
     Scaling(scaling::Args),
 }
 
@@ -71,6 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Work::Train(args) => train::run(args),
         Work::Generate(args) => generate::run(args),
         Work::Iteration(args) => iteration::run(args),
+        Work::Frozen(args) => frozen::run(args),
         Work::Scaling(args) => scaling::run(args),
     }
 }
