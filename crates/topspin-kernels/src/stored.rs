@@ -6,7 +6,7 @@ mod k_quants;
 use std::ops::Range;
 
 use crate::multiversion;
-use crate::simd::Level;
+use crate::simd::{Level, prefetch};
 pub use blocks::GgmlType;
 
 /// Rows of a matrix in one encoding.
@@ -26,6 +26,8 @@ pub struct Stored {
     columns: usize,
     parts: Vec<StoredRows>,
 }
+
+const CACHE_LINE: usize = 64;
 
 /// Elements that every encoding has whole blocks of.
 pub const WHOLE_BLOCKS: usize = k_quants::SUPER_BLOCK;
@@ -86,6 +88,10 @@ multiversion! {
     fn decode_rows(_math, kind: GgmlType, bytes: &[u8], row: usize, part: Range<usize>, out: &mut [f32]) {
         let elements = out.len() / (bytes.len() / row).max(1);
         for (row, out) in bytes.chunks_exact(row).zip(out.chunks_exact_mut(elements.max(1))) {
+            // What is decoded next of the row: the processor does not foresee so many rows side by side.
+            for ahead in (part.end..part.end + part.len()).step_by(CACHE_LINE) {
+                prefetch(row.as_ptr().wrapping_add(ahead));
+            }
             blocks::decode_blocks(kind, &row[part.clone()], out);
         }
     }

@@ -18,6 +18,8 @@
 //! Each operation is rounded to f32 in the order of the formula, as in the `gguf` package's `quants.py`, so that values
 //! agree to the bit.
 
+use std::hint::black_box;
+
 use super::k_quants::{self, SUPER_BLOCK};
 use crate::multiversion;
 use crate::simd::Level;
@@ -135,40 +137,50 @@ multiversion! {
     }
 }
 
+/// Calls a function for each block. A macro: a function that is passed as a value would be compiled for the baseline.
+macro_rules! each {
+    ($encoded:ident, $out:ident, $decode:path) => {{
+        let (blocks, _) = $encoded.as_chunks();
+        let (out, _) = $out.as_chunks_mut();
+        for (block, out) in blocks.iter().zip(out) {
+            $decode(block, out);
+        }
+    }};
+}
+
 /// Decodes whole blocks. Inlined where it is called, for the vector instructions that are enabled there.
 #[inline(always)]
 pub(super) fn decode_blocks(kind: GgmlType, encoded: &[u8], out: &mut [f32]) {
     match kind {
-        GgmlType::F32 => each(encoded, out, |bytes: &[u8; 4], out| *out = [f32::from_le_bytes(*bytes)]),
-        GgmlType::F16 => each(encoded, out, |bytes: &[u8; 2], out| *out = [half(*bytes)]),
-        GgmlType::BF16 => each(encoded, out, |&[low, high]: &[u8; 2], out| {
-            *out = [f32::from_le_bytes([0, 0, low, high])];
-        }),
-        GgmlType::Q8_0 => each(encoded, out, q8_0),
-        GgmlType::Q4_0 => each(encoded, out, q4_0),
-        GgmlType::Q4_1 => each(encoded, out, q4_1),
-        GgmlType::Q5_0 => each(encoded, out, q5_0),
-        GgmlType::Q5_1 => each(encoded, out, q5_1),
-        GgmlType::Q2_K => each(encoded, out, k_quants::q2_k),
-        GgmlType::Q3_K => each(encoded, out, k_quants::q3_k),
-        GgmlType::Q4_K => each(encoded, out, k_quants::q4_k),
-        GgmlType::Q5_K => each(encoded, out, k_quants::q5_k),
-        GgmlType::Q6_K => each(encoded, out, k_quants::q6_k),
+        GgmlType::F32 => each!(encoded, out, single),
+        GgmlType::F16 => each!(encoded, out, half_precision),
+        GgmlType::BF16 => each!(encoded, out, upper_half),
+        GgmlType::Q8_0 => each!(encoded, out, q8_0),
+        GgmlType::Q4_0 => each!(encoded, out, q4_0),
+        GgmlType::Q4_1 => each!(encoded, out, q4_1),
+        GgmlType::Q5_0 => each!(encoded, out, q5_0),
+        GgmlType::Q5_1 => each!(encoded, out, q5_1),
+        GgmlType::Q2_K => each!(encoded, out, k_quants::q2_k),
+        GgmlType::Q3_K => each!(encoded, out, k_quants::q3_k),
+        GgmlType::Q4_K => each!(encoded, out, k_quants::q4_k),
+        GgmlType::Q5_K => each!(encoded, out, k_quants::q5_k),
+        GgmlType::Q6_K => each!(encoded, out, k_quants::q6_k),
     }
 }
 
-/// Calls `decode` for each block.
 #[inline(always)]
-fn each<const BYTES: usize, const N: usize>(
-    encoded: &[u8],
-    out: &mut [f32],
-    decode: impl Fn(&[u8; BYTES], &mut [f32; N]),
-) {
-    let (blocks, _) = encoded.as_chunks::<BYTES>();
-    let (out, _) = out.as_chunks_mut::<N>();
-    for (block, out) in blocks.iter().zip(out) {
-        decode(block, out);
-    }
+fn single(bytes: &[u8; 4], out: &mut [f32; 1]) {
+    *out = [f32::from_le_bytes(*bytes)];
+}
+
+#[inline(always)]
+fn half_precision(bytes: &[u8; 2], out: &mut [f32; 1]) {
+    *out = [half(*bytes)];
+}
+
+#[inline(always)]
+fn upper_half(&[low, high]: &[u8; 2], out: &mut [f32; 1]) {
+    *out = [f32::from_le_bytes([0, 0, low, high])];
 }
 
 #[inline(always)]
@@ -212,11 +224,16 @@ fn fifth_bit(low: i32, high: i32, j: usize) -> i32 {
 /// Fills a block from each element's number and nibble.
 #[inline(always)]
 fn nibbles(codes: &[u8; BLOCK / 2], out: &mut [f32; BLOCK], element: impl Fn(usize, i32) -> f32) {
+    // First the codes alone, and those of one block: loops over 16 elements would be unrolled, and vectors be made of one
+    // element each of 16 blocks, which lie apart.
+    let codes = black_box(codes);
+    let mut nibbles = [0; BLOCK];
     for j in 0..BLOCK / 2 {
-        out[j] = element(j, i32::from(codes[j] & 15));
+        nibbles[j] = codes[j] & 15;
+        nibbles[j + BLOCK / 2] = codes[j] >> 4;
     }
-    for j in 0..BLOCK / 2 {
-        out[j + BLOCK / 2] = element(j + BLOCK / 2, i32::from(codes[j] >> 4));
+    for j in 0..BLOCK {
+        out[j] = element(j, i32::from(nibbles[j]));
     }
 }
 

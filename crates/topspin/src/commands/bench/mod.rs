@@ -24,6 +24,7 @@ Examples:
   topspin bench generate --model M
   topspin bench generate --architecture smollm2-360m --sequences 16 --json
   topspin bench train --model M --pairs 4 --prompt-tokens 128 --response-tokens 128
+  topspin bench train --model big.Q4_0.gguf --lora-rank 16 --weights stored --recompute
   topspin bench iteration --model M --data train.jsonl --prompts 64 --max-new-tokens 128
   topspin bench scaling --model M --out figures";
 
