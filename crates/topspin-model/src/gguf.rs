@@ -7,9 +7,12 @@ mod blocks;
 mod families;
 mod header;
 mod k_quants;
+mod keys;
 mod rotary;
+mod settings;
 mod tensors;
 mod tokenizer;
+mod write;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,9 +26,10 @@ use std::path::{Path, PathBuf};
 use topspin_files::{Action, FileError};
 
 use crate::error::ModelError;
-pub use blocks::GgmlType;
+pub use blocks::{GgmlType, SaveType};
 pub use header::Value;
 pub(crate) use tokenizer::read_dialect;
+pub use write::GgufDraft;
 
 /// Bytes read at a time: whole blocks, and little beside the weights themselves.
 const CHUNK_BLOCKS: usize = 4096;
@@ -45,7 +49,7 @@ pub struct TensorInfo {
     pub kind: GgmlType,
     /// Row-major shape: the reverse of the order in the file, which puts the fastest dimension first.
     pub shape: Vec<usize>,
-    /// First byte, from the start of the file.
+    /// First byte, from the start of the file; of a file to be written, from the start of its weights.
     offset: u64,
 }
 
@@ -54,6 +58,12 @@ impl TensorInfo {
     pub fn elements(&self) -> usize {
         // Checked not to overflow when the table was read.
         self.shape.iter().product()
+    }
+
+    /// Number of bytes that hold them.
+    fn size(&self) -> u64 {
+        let (elements, bytes) = self.kind.block();
+        (self.elements() / elements) as u64 * bytes as u64
     }
 }
 

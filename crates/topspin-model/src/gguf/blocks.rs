@@ -60,22 +60,13 @@ pub enum GgmlType {
 impl GgmlType {
     /// The type of that number in a tensor table, or the name of one that cannot be read.
     pub(super) fn from_number(number: u32) -> Result<Self, String> {
-        Ok(match number {
-            0 => Self::F32,
-            1 => Self::F16,
-            2 => Self::Q4_0,
-            3 => Self::Q4_1,
-            6 => Self::Q5_0,
-            7 => Self::Q5_1,
-            8 => Self::Q8_0,
-            10 => Self::Q2_K,
-            11 => Self::Q3_K,
-            12 => Self::Q4_K,
-            13 => Self::Q5_K,
-            14 => Self::Q6_K,
-            30 => Self::BF16,
-            _ => return Err(unsupported_name(number).map_or(format!("type {number}"), str::to_owned)),
-        })
+        let known = NUMBERS.into_iter().find(|&(other, _)| other == number).map(|(_, kind)| kind);
+        known.ok_or_else(|| unsupported_name(number).map_or(format!("type {number}"), str::to_owned))
+    }
+
+    /// The number in a tensor table.
+    pub(super) fn number(self) -> u32 {
+        NUMBERS.into_iter().find(|&(_, kind)| kind == self).expect("the table has every type").0
     }
 
     /// Elements and bytes of one block.
@@ -132,6 +123,84 @@ impl GgmlType {
             Self::Q4_K => blocks.for_each(|(b, out)| k_quants::q4_k(b, out)),
             Self::Q5_K => blocks.for_each(|(b, out)| k_quants::q5_k(b, out)),
             Self::Q6_K => blocks.for_each(|(b, out)| k_quants::q6_k(b, out)),
+        }
+    }
+}
+
+/// Types by their numbers in a tensor table.
+const NUMBERS: [(u32, GgmlType); 13] = [
+    (0, GgmlType::F32),
+    (1, GgmlType::F16),
+    (2, GgmlType::Q4_0),
+    (3, GgmlType::Q4_1),
+    (6, GgmlType::Q5_0),
+    (7, GgmlType::Q5_1),
+    (8, GgmlType::Q8_0),
+    (10, GgmlType::Q2_K),
+    (11, GgmlType::Q3_K),
+    (12, GgmlType::Q4_K),
+    (13, GgmlType::Q5_K),
+    (14, GgmlType::Q6_K),
+    (30, GgmlType::BF16),
+];
+
+/// A type in which files are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(non_camel_case_types, reason = "the names of the format")]
+pub enum SaveType {
+    /// 32-bit floating point: reading it back gives the same bits.
+    F32,
+    /// IEEE half precision, rounded to nearest even.
+    F16,
+    /// bfloat16, rounded to nearest even.
+    BF16,
+    /// 8 bits and a scale for each 32 elements.
+    Q8_0,
+}
+
+impl SaveType {
+    /// The same among all that can be read.
+    pub fn kind(self) -> GgmlType {
+        match self {
+            Self::F32 => GgmlType::F32,
+            Self::F16 => GgmlType::F16,
+            Self::BF16 => GgmlType::BF16,
+            Self::Q8_0 => GgmlType::Q8_0,
+        }
+    }
+
+    /// The number in `general.file_type`.
+    pub(super) fn file_type(self) -> i64 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q8_0 => 7,
+            Self::BF16 => 32,
+        }
+    }
+
+    /// The largest magnitude that the type holds.
+    pub(super) fn largest(self) -> f32 {
+        match self {
+            Self::F32 | Self::BF16 => f32::MAX,
+            Self::F16 => f16::MAX.to_f32(),
+            // That of a scale, times the largest code.
+            Self::Q8_0 => f16::MAX.to_f32() * 127.0,
+        }
+    }
+
+    /// Appends whole blocks, rounded as the `gguf` package's `quants.py` does.
+    pub(super) fn encode(self, values: &[f32], out: &mut Vec<u8>) {
+        match self {
+            Self::F32 => out.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+            Self::F16 => out.extend(values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes())),
+            Self::BF16 => out.extend(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes())),
+            Self::Q8_0 => values.chunks_exact(BLOCK).for_each(|block| {
+                let d = block.iter().fold(0.0_f32, |largest, x| largest.max(x.abs())) / 127.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                out.extend(f16::from_f32(d).to_le_bytes());
+                out.extend(block.iter().map(|x| ((x * inverse).round() as i8).cast_unsigned()));
+            }),
         }
     }
 }

@@ -49,29 +49,60 @@ impl Gguf {
                     deinterleave(head, &mut scratch, width);
                 }
             }
-            // Norms are stored with the offset already added.
-            if entry.name.ends_with("norm.weight") {
-                tensor.iter_mut().for_each(|x| *x -= config.norm_offset);
+            if let Some(offset) = norm_offset(entry, config) {
+                tensor.iter_mut().for_each(|x| *x -= offset);
             }
         }
         Ok(())
     }
 }
 
+/// Hands a tensor of the arena to `write` as files have it: in parts of whole rows.
+pub(super) fn in_order_of_files<E>(
+    entry: &Entry,
+    config: &DecoderConfig,
+    values: &[f32],
+    mut write: impl FnMut(&[f32]) -> Result<(), E>,
+) -> Result<(), E> {
+    if let Some(offset) = norm_offset(entry, config) {
+        return write(&values.iter().map(|x| x + offset).collect::<Vec<_>>());
+    }
+    if !is_interleaved(entry, config.family) {
+        return write(values);
+    }
+    let width = entry.shape.get(1).copied().unwrap_or(1);
+    let mut interleaved = vec![0.0; config.head_dim * width];
+    values.chunks_exact(interleaved.len()).try_for_each(|head| {
+        for (row, target) in interleaved.chunks_exact_mut(width).enumerate() {
+            target.copy_from_slice(&head[row_of_model(row, config.head_dim) * width..][..width]);
+        }
+        write(&interleaved)
+    })
+}
+
+/// What is already added to the weights of norms in a file.
+fn norm_offset(entry: &Entry, config: &DecoderConfig) -> Option<f32> {
+    (entry.name.ends_with("norm.weight") && config.norm_offset != 0.0).then_some(config.norm_offset)
+}
+
 /// Query and key rows of some architectures are stored for rotary positions that turn neighbours (2i, 2i + 1); the decoder,
 /// as transformers, turns (i, i + hd/2).
-pub(super) fn is_interleaved(entry: &Entry, family: Family) -> bool {
+fn is_interleaved(entry: &Entry, family: Family) -> bool {
     let family = matches!(family, Family::Llama | Family::SmolLm3 | Family::Granite);
     family && (entry.name.contains(".self_attn.q_proj.") || entry.name.contains(".self_attn.k_proj."))
 }
 
-/// Moves row 2i + s of a head [hd, width] to row i + s hd/2.
+/// Where row 2i + s of a head in a file is in the decoder's: at i + s hd/2.
+fn row_of_model(row: usize, head_dim: usize) -> usize {
+    row / 2 + row % 2 * (head_dim / 2)
+}
+
+/// Moves the rows of a head [hd, width] to where the decoder has them.
 fn deinterleave(head: &mut [f32], scratch: &mut [f32], width: usize) {
     scratch.copy_from_slice(head);
-    let half = head.len() / width / 2;
+    let head_dim = head.len() / width;
     for (row, source) in scratch.chunks_exact(width).enumerate() {
-        let target = row / 2 + row % 2 * half;
-        head[target * width..][..width].copy_from_slice(source);
+        head[row_of_model(row, head_dim) * width..][..width].copy_from_slice(source);
     }
 }
 
