@@ -87,7 +87,7 @@ fn norm_offset(entry: &Entry, config: &DecoderConfig) -> Option<f32> {
 
 /// Query and key rows of some architectures are stored for rotary positions that turn neighbours (2i, 2i + 1); the decoder,
 /// as transformers, turns (i, i + hd/2).
-fn is_interleaved(entry: &Entry, family: Family) -> bool {
+pub(super) fn is_interleaved(entry: &Entry, family: Family) -> bool {
     let family = matches!(family, Family::Llama | Family::SmolLm3 | Family::Granite);
     family && (entry.name.contains(".self_attn.q_proj.") || entry.name.contains(".self_attn.k_proj."))
 }

@@ -1,6 +1,7 @@
 //! Whole files: golden ones, and damaged ones.
 
 mod families;
+mod write;
 
 use std::path::{Path, PathBuf};
 
