@@ -51,7 +51,7 @@ class Program:
         )
         assert done.returncode == 0, done.stderr
         answers = [json.loads(line) for line in done.stdout.splitlines()]
-        return [(answer["token_ids"], answer["token_logprobs"]) for answer in answers]
+        return [(answer["token_ids"], answer["logprobs"]) for answer in answers]
 
 
 def smollm2():
@@ -129,6 +129,7 @@ def check_gguf_package(program, path, reference):
                 assert np.array_equal(expected.view(np.uint8), tensor.data.view(np.uint8)), tensor.name
                 blocks += expected.size // 34
         note = f", {blocks} blocks of Q8_0 to the bit" if blocks else ""
+        shutil.rmtree(program.folder / f"again-{kind}")
         print(f"gguf {kind:<4}: {len(ours)} tensors decoded to the same numbers{note}")
 
 
@@ -213,6 +214,7 @@ def check_llama(program):
         print(f"llama.cpp {kind:<4}: {len(texts) - len(wrong)} of {len(texts)} texts become the same ids", *map(repr, wrong))
         report(f"smollm2 {kind}", kind, compare(model, [(c["ids"], answer) for c, answer in zip(golden["prompts"], ours)]))
         del model
+        shutil.rmtree(file.parent)
     for folder in sorted((GOLDEN / "families").iterdir()):
         check_family(program, folder)
 
@@ -291,6 +293,7 @@ def check_vllm(program):
         print(f"vLLM {kind:<4}: {same} of {len(ours)} greedy answers, log-probabilities {distance:.1e}", flush=True)
         assert same == len(ours) and distance < SAME, kind
         del llm
+        shutil.rmtree(folder)
 
 
 def main():

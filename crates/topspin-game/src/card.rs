@@ -107,7 +107,7 @@ impl Card {
             put(format!("base_model: {}", model.split('@').next().unwrap_or(model)));
         }
         // Where there is none, or none that can be read, nothing is known of a licence.
-        let readme = path.and_then(|path| std::fs::read_to_string(path.join("README.md")).ok()).unwrap_or_default();
+        let readme = path.and_then(|path| topspin_files::read_to_string(&path.join("README.md")).ok()).unwrap_or_default();
         licence(&readme).into_iter().for_each(|line| put(line.into()));
         put(format!("library_name: {}", exported.library));
         put("pipeline_tag: text-generation".into());
@@ -124,7 +124,7 @@ impl Card {
         self.text.extend([line, "\n"]);
     }
 
-    fn table<'a>(&mut self, rows: impl IntoIterator<Item = Vec<String>>) {
+    fn table(&mut self, rows: impl IntoIterator<Item = Vec<String>>) {
         for (at, cells) in rows.into_iter().enumerate() {
             self.line(&format!("| {} |", cells.join(" | ")));
             if at == 0 {

@@ -127,6 +127,11 @@ pub(super) fn check(gguf: &Gguf, config: &DecoderConfig) -> Result<(), String> {
         sliding_window: found.sliding_window,
         attention_scale: found.attention_scale,
         rope_scaling: RopeScaling::None,
+        // Files hold the number of channels.
+        partial_rotary_factor: match config.rotary_dim() == found.rotary_dim() {
+            true => found.partial_rotary_factor,
+            false => config.partial_rotary_factor,
+        },
         max_positions: found.max_positions,
         // Files hold them in f32.
         rope_theta: f64::from(config.rope_theta as f32),

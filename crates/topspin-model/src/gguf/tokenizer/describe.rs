@@ -24,7 +24,7 @@ struct Definition {
 }
 
 /// A token that is found in a text before anything else is done to it.
-#[derive(Debug, Deserialize, PartialEq)]
+#[derive(Deserialize)]
 struct AddedToken {
     id: u32,
     content: String,
@@ -77,6 +77,10 @@ pub(crate) fn describe(dialect: &Dialect, rows: usize) -> Result<BTreeMap<String
                      its `pre_tokenizer` {pre_tokenizer}); {FOLDER}"
                 ));
             };
+            if let Some(token) = added_tokens.iter().find(|token| token.normalized) {
+                let token = &token.content;
+                return Err(format!("its tokenizer looks for `{token}` in the prepared text, and that format does so before; {FOLDER}"));
+            }
             tokens.name_pieces(&model);
             let scores = sentencepiece::scores(&tokens.texts, &model, |id| tokens.joins(id)).ok_or_else(|| {
                 format!("the order of its tokenizer's merges is none that scores of pieces can express; {FOLDER}")
@@ -97,7 +101,6 @@ pub(crate) fn check(gguf: &Gguf, dialect: &Dialect) -> Result<(), String> {
     let rebuilt = read_dialect(gguf).map_err(|e| e.to_string())?;
     let (ours, theirs) = (dialect.tokenizer(), rebuilt.tokenizer());
     let odd = |what: &str| Err(format!("that format has no place for {what}; {FOLDER}"));
-    // Without a normalizer, or with one that leaves these tokens as they are, it does not matter when they are found.
     let found: HashSet<(u32, bool, bool, bool, bool)> = definition(theirs)?.added_tokens.iter().map(flags).collect();
     if let Some(token) = definition(ours)?.added_tokens.iter().find(|token| !found.contains(&flags(token))) {
         return odd(&format!("what the tokenizer does around `{}`, such as taking white space along", token.content));
