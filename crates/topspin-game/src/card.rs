@@ -93,6 +93,13 @@ fn licence(card: &str) -> Vec<&str> {
     head.filter(says).map(str::trim_end).collect()
 }
 
+/// A number in groups of three digits.
+fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
+
 /// A card as it is put together.
 struct Card {
     text: String,
@@ -114,9 +121,8 @@ impl Card {
         put("tags:".into());
         ["topspin"].iter().chain(tags).for_each(|tag| put(format!("- {tag}")));
         let Exported { name, architecture, parameters, element_type, .. } = exported;
-        let million = *parameters as f64 / 1e6;
         put(format!("---\n\n# {name}\n"));
-        put(format!("{million:.1} million parameters of the architecture `{architecture}`, in {element_type}.\n"));
+        put(format!("{} parameters of the architecture `{architecture}`, in {element_type}.\n", grouped(*parameters)));
         Self { text }
     }
 
@@ -218,7 +224,7 @@ mod tests {
         let text = of_model("hf:org/base@v2", base.path(), &EXPORTED);
         let expected = format!(
             "---\nbase_model: org/base\nlicense: other\nlicense_name: gemma\nlibrary_name: transformers\n\
-             pipeline_tag: text-generation\ntags:\n- topspin\n---\n\n# small\n\n1.2 million parameters of the architecture \
+             pipeline_tag: text-generation\ntags:\n- topspin\n---\n\n# small\n\n1,250,000 parameters of the architecture \
              `llama`, in bf16.\n\nThis is [org/base@v2](https://huggingface.co/org/base), written by Topspin {}.\n",
             env!("CARGO_PKG_VERSION")
         );

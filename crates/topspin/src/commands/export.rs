@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Format::Hf)]
     format: Format,
     /// The type of the weights; in GGUF vectors stay f32
-    #[arg(long = "type", value_enum, default_value_t = Type::F32)]
+    #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t = Type::F32)]
     element_type: Type,
     /// Of a run, take this iteration; 0 is the supervised model [default: the best]
     #[arg(long, value_name = "N")]
@@ -109,9 +109,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         writer.write(dir, &files, &weights)?;
         Ok(topspin_files::write_atomic(&dir.join("README.md"), |out| out.write_all(card.as_bytes()))?)
     })?;
-    let million = parameters as f64 / 1e6;
-    let what = if let Origin::Run { folder, .. } = &origin { format!("{folder}, ") } else { String::new() };
-    info!("wrote `{}`: {what}{million:.1} million parameters in {}", args.output.display(), exported.element_type);
+    let what = if let Origin::Run { folder, .. } = &origin { folder.as_str() } else { &args.from };
+    info!("wrote `{what}` in {} to `{}`", exported.element_type, args.output.display());
     Ok(())
 }
 
