@@ -61,7 +61,14 @@ fn a_run_is_its_best_iteration() {
     sandbox.succeed("-q export game --output best");
     assert_eq!(
         names(&sandbox, "best"),
-        ["README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        [
+            "README.md",
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
     );
     for name in ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json"] {
         let read = |folder: &str| fs::read(sandbox.path(folder).join(name)).unwrap();
@@ -119,11 +126,17 @@ fn a_gguf_file_is_the_same_model() {
     let sandbox = with_letters();
     sandbox.write_lines("p.jsonl", &[json!({"prompt": "the path"}), json!({"prompt": "other letters"})]);
     let answers = |model: &str| {
-        let line = format!("generate --model {model} --input p.jsonl --output a.jsonl --greedy --max-new-tokens 12 --dtype f32");
+        let line = format!(
+            "generate --model {model} --input p.jsonl --output a.jsonl --greedy --max-new-tokens 12 --dtype f32"
+        );
         let said = sandbox.run(&line);
         assert!(said.starts_with("exit code: 0\n"), "{said}");
         // Ids that no token belongs to have a text in one of them.
-        sandbox.read_lines("a.jsonl").into_iter().map(|line| (line["token_ids"].clone(), line["logprobs"].clone())).collect::<Vec<_>>()
+        sandbox
+            .read_lines("a.jsonl")
+            .into_iter()
+            .map(|line| (line["token_ids"].clone(), line["logprobs"].clone()))
+            .collect::<Vec<_>>()
     };
     insta::assert_snapshot!(sandbox.run("export letters --output small --format gguf"), @"
     exit code: 0
@@ -143,7 +156,10 @@ fn a_gguf_file_is_the_same_model() {
              {parameters}"
         )
     );
-    assert_eq!(tail, format!(" `qwen3`, in f32.\n\nThis is `letters`, written by Topspin {}.\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        tail,
+        format!(" `qwen3`, in f32.\n\nThis is `letters`, written by Topspin {}.\n", env!("CARGO_PKG_VERSION"))
+    );
     assert_eq!(answers("small/small-F32.gguf"), answers("letters"));
 
     insta::assert_snapshot!(sandbox.run("export letters --output tiny --format gguf --type q8_0"), @"
@@ -164,7 +180,10 @@ fn a_folder_keeps_what_the_model_says_of_generation() {
     let sandbox = with_letters();
     sandbox.succeed("-q export letters --output copy");
     let generation = json(&sandbox, "copy/generation_config.json");
-    assert_eq!(generation, json!({"temperature": 0.6, "bos_token_id": 29, "eos_token_id": [30, 7], "pad_token_id": null}));
+    assert_eq!(
+        generation,
+        json!({"temperature": 0.6, "bos_token_id": 29, "eos_token_id": [30, 7], "pad_token_id": null})
+    );
     assert!(sandbox.read("copy/README.md").starts_with("---\nlicense: cc0-1.0\nlibrary_name: transformers\n"));
     let template = json(&sandbox, "copy/tokenizer_config.json")["chat_template"].clone();
     assert_eq!(template, "{{ messages[0].content }}");

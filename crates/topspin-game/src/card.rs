@@ -34,7 +34,8 @@ pub fn of_run(dir: &Path, folder: &str, exported: &Exported) -> Result<String, R
     let path = dir.join("config.toml");
     let config = Config::parse(&topspin_files::read_to_string(&path)?, &path, &[])?;
     let base = manifest.inputs.get("model.path");
-    let mut card = Card::new(&config.model.path, base.map(|base| base.path.as_path()), &["spin", "self-play"], exported);
+    let mut card =
+        Card::new(&config.model.path, base.map(|base| base.path.as_path()), &["spin", "self-play"], exported);
     card.line(&format!(
         "This model was fine-tuned by self-play with Topspin {} from {}. {}",
         manifest.topspin,
@@ -114,7 +115,8 @@ impl Card {
             put(format!("base_model: {}", model.split('@').next().unwrap_or(model)));
         }
         // Where there is none, or none that can be read, nothing is known of a licence.
-        let readme = path.and_then(|path| topspin_files::read_to_string(&path.join("README.md")).ok()).unwrap_or_default();
+        let readme =
+            path.and_then(|path| topspin_files::read_to_string(&path.join("README.md")).ok()).unwrap_or_default();
         licence(&readme).into_iter().for_each(|line| put(line.into()));
         put(format!("library_name: {}", exported.library));
         put("pipeline_tag: text-generation".into());
@@ -214,7 +216,8 @@ mod tests {
 
     #[test]
     fn a_licence_is_that_of_the_base() {
-        let card = "---\nlicense: other\nlicense_name: gemma\nlanguage: en\ntags:\n- license: none\n---\nlicense: mit\n";
+        let card =
+            "---\nlicense: other\nlicense_name: gemma\nlanguage: en\ntags:\n- license: none\n---\nlicense: mit\n";
         assert_eq!(licence(card), ["license: other", "license_name: gemma"]);
         assert!(licence("license: mit\n").is_empty());
         assert!(licence("---\nlicense:\n- mit\n---\n").is_empty());

@@ -80,7 +80,12 @@ impl RopeScaling {
 
     /// What each of the unscaled frequencies is divided by.
     pub(crate) fn divisors(&self, theta: f64, dim: usize) -> Vec<f64> {
-        Self::None.scaled(theta, dim).into_iter().zip(self.scaled(theta, dim)).map(|(plain, scaled)| plain / scaled).collect()
+        Self::None
+            .scaled(theta, dim)
+            .into_iter()
+            .zip(self.scaled(theta, dim))
+            .map(|(plain, scaled)| plain / scaled)
+            .collect()
     }
 
     fn scaled(&self, theta: f64, dim: usize) -> Vec<f64> {

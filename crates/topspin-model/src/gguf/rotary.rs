@@ -58,7 +58,9 @@ pub(super) fn describe_scaling(config: &DecoderConfig, keys: &mut Keys) -> Resul
     }
     let kind = config.rope_scaling.kind();
     let model = config.family.model_type();
-    Err(format!("of a `{model}` that format has no place for rotary positions scaled as `{kind}`; export a Hugging Face folder"))
+    Err(format!(
+        "of a `{model}` that format has no place for rotary positions scaled as `{kind}`; export a Hugging Face folder"
+    ))
 }
 
 /// Tensors that say how the rotary positions of `config` are scaled.

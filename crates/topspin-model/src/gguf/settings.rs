@@ -101,7 +101,9 @@ pub(super) fn check(gguf: &Gguf, config: &DecoderConfig) -> Result<(), String> {
     let settings = Settings::of(gguf).map_err(|e| e.to_string())?;
     let architecture = architecture(config.family);
     let no_place = |what: &str| {
-        Err(format!("the architecture `{architecture}` of that format has no place for {what}; export a Hugging Face folder"))
+        Err(format!(
+            "the architecture `{architecture}` of that format has no place for {what}; export a Hugging Face folder"
+        ))
     };
     let found = settings.unscaled().map_err(|e| e.to_string())?;
     let layers = || (0..config.num_layers).map(|layer| (config.attention(layer), found.attention(layer), layer));

@@ -151,7 +151,12 @@ impl<'a> Vocabulary<'a> {
         let types = match gguf.value(keys::TOKEN_TYPES) {
             None => &[],
             Some(Value::Ints(list)) if list.len() == tokens.len() => list.as_slice(),
-            Some(_) => return fail(keys::TOKEN_TYPES, format!("is not a list of {} numbers, one for each token", tokens.len())),
+            Some(_) => {
+                return fail(
+                    keys::TOKEN_TYPES,
+                    format!("is not a list of {} numbers, one for each token", tokens.len()),
+                );
+            }
         };
         let named = gguf.token_id(keys::UNKNOWN_TOKEN)?.filter(|&id| (id as usize) < tokens.len());
         let typed = || types.iter().zip(0..).find_map(|(&kind, id)| (kind == UNKNOWN).then_some(id));

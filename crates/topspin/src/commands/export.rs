@@ -127,7 +127,10 @@ fn open(args: &Args) -> anyhow::Result<(Origin, ModelFiles)> {
     let dir = Path::new(&args.from);
     if !dir.join("manifest.json").exists() {
         if args.iteration.is_some() {
-            bail!("`--iteration` is one of a run, and `{}` is none (it has no `manifest.json`); leave it out", args.from);
+            bail!(
+                "`--iteration` is one of a run, and `{}` is none (it has no `manifest.json`); leave it out",
+                args.from
+            );
         }
         return Ok((Origin::Model, engine::open(&args.from)?));
     }

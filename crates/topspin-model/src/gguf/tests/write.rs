@@ -111,7 +111,10 @@ fn a_model_is_read_back_to_the_bit_or_refused() {
         if let Some((_, what)) = expected {
             let problem = draft.map(|_| ()).unwrap_err().to_string();
             let (head, tail) = ("cannot export `m` as GGUF: ", "; export a Hugging Face folder");
-            assert!(problem.starts_with(head) && problem.contains(what) && problem.ends_with(tail), "{name}: {problem}");
+            assert!(
+                problem.starts_with(head) && problem.contains(what) && problem.ends_with(tail),
+                "{name}: {problem}"
+            );
             refused.push(name);
             continue;
         }
@@ -124,7 +127,8 @@ fn a_model_is_read_back_to_the_bit_or_refused() {
         assert_eq!(read, parameters, "{name}");
         let family = if config.family == Family::Mistral { Family::Llama } else { config.family };
         assert_eq!(found.family, family, "{name}");
-        let frequencies = |config: &DecoderConfig| config.rope_scaling.frequencies(config.rope_theta, config.rotary_dim());
+        let frequencies =
+            |config: &DecoderConfig| config.rope_scaling.frequencies(config.rope_theta, config.rotary_dim());
         let close = frequencies(&found).into_iter().zip(frequencies(&config)).all(|(a, b)| (a - b).abs() <= 1e-6 * b);
         assert!(close, "{name}");
     }

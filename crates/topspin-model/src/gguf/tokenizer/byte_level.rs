@@ -129,7 +129,9 @@ impl Cut {
 pub(super) fn name(normalizer: &Json, pre_tokenizer: &Json, whole_words: bool) -> Option<&'static str> {
     let steps = steps(pre_tokenizer);
     let same = |kind: &Kind| {
-        kind.whole_words == whole_words && kind.normalizer() == *normalizer && self::steps(&kind.cut.pre_tokenizer()) == steps
+        kind.whole_words == whole_words
+            && kind.normalizer() == *normalizer
+            && self::steps(&kind.cut.pre_tokenizer()) == steps
     };
     KINDS.iter().find(|(_, kind)| same(kind)).map(|(name, _)| *name)
 }

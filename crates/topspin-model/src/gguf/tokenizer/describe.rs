@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::{BYTE, CONTROL, Gguf, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Value, byte_level, keys, read_dialect, sentencepiece};
+use super::{
+    BYTE, CONTROL, Gguf, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Value, byte_level, keys, read_dialect, sentencepiece,
+};
 use crate::dialect::Dialect;
 use crate::tokenizer::Tokenizer;
 
@@ -79,7 +81,9 @@ pub(crate) fn describe(dialect: &Dialect, rows: usize) -> Result<BTreeMap<String
             };
             if let Some(token) = added_tokens.iter().find(|token| token.normalized) {
                 let token = &token.content;
-                return Err(format!("its tokenizer looks for `{token}` in the prepared text, and that format does so before; {FOLDER}"));
+                return Err(format!(
+                    "its tokenizer looks for `{token}` in the prepared text, and that format does so before; {FOLDER}"
+                ));
             }
             tokens.name_pieces(&model);
             let scores = sentencepiece::scores(&tokens.texts, &model, |id| tokens.joins(id)).ok_or_else(|| {
@@ -141,7 +145,8 @@ fn probes() -> [String; 4] {
 
 fn definition(tokenizer: &Tokenizer) -> Result<Definition, String> {
     // In one spelling, whatever version wrote the file.
-    serde_json::from_value(tokenizer.current_definition()).map_err(|e| format!("its tokenizer cannot be described ({e})"))
+    serde_json::from_value(tokenizer.current_definition())
+        .map_err(|e| format!("its tokenizer cannot be described ({e})"))
 }
 
 /// Keys of tokens with a role, and of the template.
@@ -170,7 +175,9 @@ fn special_tokens(dialect: &Dialect) -> Result<Vec<(&'static str, Value)>, Strin
 fn pairs(merges: &[(String, String)]) -> Result<Vec<String>, String> {
     let pair = |(left, right): &(String, String)| match left.contains(' ') || right.contains(' ') {
         false => Ok(format!("{left} {right}")),
-        true => Err(format!("its tokenizer merges {left:?} and {right:?}, and that format parts them by a space; {FOLDER}")),
+        true => {
+            Err(format!("its tokenizer merges {left:?} and {right:?}, and that format parts them by a space; {FOLDER}"))
+        }
     };
     merges.iter().map(pair).collect()
 }
