@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 mod data;
 mod disk;
+mod export;
 mod generate;
 mod help;
 mod inspect;

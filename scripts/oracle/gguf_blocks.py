@@ -1,5 +1,5 @@
-"""Writes tests/golden/gguf-blocks/: random blocks of every element type as a GGUF file, and what the `gguf` package
-decodes them to.
+"""Writes tests/golden/gguf-blocks/: random blocks of every element type as a GGUF file, what the `gguf` package decodes
+them to, and numbers with the blocks that it encodes them as.
 
 Run it with the Python that scripts/oracle/setup.sh prints. Bytes are uniform, so every bit of a code or a scale is
 exercised; only the halves `d` and `m` are kept finite, and have both signs.
@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
-from gguf.quants import dequantize
+from gguf.quants import dequantize, quantize
 from safetensors.numpy import save_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "tests" / "golden" / "gguf-blocks"
@@ -48,6 +48,17 @@ def random_blocks(kind, elements, halves, generator):
     return blocks.reshape(ROWS, -1)
 
 
+def encoded(generator):
+    """Numbers of magnitudes from the smallest half to thousands, ties and zeros among them, and their encodings."""
+    spread = generator.normal(size=(24, 32)) * 10.0 ** generator.integers(-6, 4, (24, 1))
+    ties = generator.integers(-253, 254, (6, 32)) / 2.0
+    ties[:, 0] = 127  # so that the scale is 1
+    halves = 1 + generator.integers(0, 4096, (4, 32)) / 8192
+    values = np.concatenate([spread, ties, halves, -halves, np.zeros((1, 32)), np.full((1, 32), 1e-9)]).astype(np.float32)
+    types = (Type.F16, Type.BF16, Type.Q8_0)
+    return {"values": values} | {kind.name: quantize(values, kind).view(np.uint8) for kind in types}
+
+
 def main():
     generator = np.random.default_rng(20)
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -65,7 +76,9 @@ def main():
     writer.write_tensors_to_file()
     writer.close()
     save_file(decoded, FOLDER / "decoded.safetensors")
-    (FOLDER / "decoded.safetensors").chmod(0o644)
+    save_file(encoded(generator), FOLDER / "encoded.safetensors")
+    for file in FOLDER.iterdir():
+        file.chmod(0o644)
     print(f"{sum(file.stat().st_size for file in FOLDER.iterdir()) / 1e3:.0f} kB")
 
 

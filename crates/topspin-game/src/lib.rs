@@ -1,5 +1,6 @@
 //! Self-play: objectives, pairs, tree batches, the trainer, the run and its stages.
 
+pub mod card;
 pub mod checkpoint;
 pub mod config;
 pub mod metrics;

@@ -8,7 +8,7 @@ use topspin_kernels::arena::Layout;
 use topspin_kernels::device::{Activation, Attention, HeadShape, LogitScale, Norm};
 
 pub use family::Family;
-pub(crate) use huggingface::SpecialIds;
+pub(crate) use huggingface::{SpecialIds, inverse};
 pub use rope::RopeScaling;
 pub(crate) use rope::yarn_attention_factor;
 

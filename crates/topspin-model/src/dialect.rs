@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use crate::chat::{ChatTemplate, Message};
 use crate::error::ModelError;
 use crate::tokenizer::Tokenizer;
@@ -14,6 +16,8 @@ use crate::tokenizer::Tokenizer;
 pub struct Dialect {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// What `generation_config.json` holds.
+    generation: Map<String, Value>,
 }
 
 impl Dialect {
@@ -23,7 +27,17 @@ impl Dialect {
         if let Some(id) = template.as_ref().and_then(|template| end_of_turn(&tokenizer, template)) {
             tokenizer.set_end_of_turn(id);
         }
-        Self { tokenizer, template }
+        Self { tokenizer, template, generation: Map::new() }
+    }
+
+    /// The same, with what the model's `generation_config.json` holds, which is kept for whoever generates elsewhere.
+    pub(crate) fn with_generation(self, generation: Map<String, Value>) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// The contents of `generation_config.json`, empty if there is none.
+    pub(crate) fn generation(&self) -> &Map<String, Value> {
+        &self.generation
     }
 
     /// The tokenizer.

@@ -99,6 +99,14 @@ pub enum ModelError {
         /// What the template engine said.
         problem: String,
     },
+    /// A model cannot be written in a format.
+    #[error("cannot export `{}` as GGUF: {problem}", path.display())]
+    Export {
+        /// The model.
+        path: PathBuf,
+        /// What the format cannot hold, and what would mend it.
+        problem: String,
+    },
     /// A model or a data set could not be fetched from the Hugging Face Hub, or is not in its cache.
     #[error("cannot fetch `{repo}`: {problem}")]
     Hub {

@@ -3,11 +3,15 @@
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3, little-endian. A file is
 //! untrusted input: every count and length is checked against the bytes that are there before memory is taken for it.
 
+mod encode;
 mod families;
 mod header;
+mod keys;
 mod rotary;
+mod settings;
 mod tensors;
 mod tokenizer;
+mod write;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,8 +28,10 @@ pub use topspin_kernels::stored::GgmlType;
 use topspin_kernels::stored::StoredRows;
 
 use crate::error::ModelError;
+pub use encode::SaveType;
 pub use header::Value;
 pub(crate) use tokenizer::read_dialect;
+pub use write::GgufDraft;
 
 /// Bytes read at a time: whole blocks, and little beside the weights themselves.
 const CHUNK_BLOCKS: usize = 4096;
@@ -45,7 +51,7 @@ pub struct TensorInfo {
     pub kind: GgmlType,
     /// Row-major shape: the reverse of the order in the file, which puts the fastest dimension first.
     pub shape: Vec<usize>,
-    /// First byte, from the start of the file.
+    /// First byte, from the start of the file; of a file to be written, from the start of its weights.
     offset: u64,
 }
 
@@ -54,6 +60,12 @@ impl TensorInfo {
     pub fn elements(&self) -> usize {
         // Checked not to overflow when the table was read.
         self.shape.iter().product()
+    }
+
+    /// Number of bytes that hold them.
+    fn size(&self) -> u64 {
+        let (elements, bytes) = self.kind.block();
+        (self.elements() / elements) as u64 * bytes as u64
     }
 }
 

@@ -33,8 +33,9 @@ pub struct Hub {
     pub progress: Option<Progress>,
 }
 
-/// Files that a model may do without.
-const OPTIONAL: [&str; 6] = [
+/// Files that a model may do without; of its card the licence is passed on.
+const OPTIONAL: [&str; 7] = [
+    "README.md",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

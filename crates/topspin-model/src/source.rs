@@ -138,9 +138,10 @@ impl ModelFiles {
                 weights.check(&config.layout())?;
                 let (tokenizer, settings) = tokenizer::read_folder(dir, &json)?;
                 let template = ChatTemplate::from_folder(dir, &settings, &tokenizer)?;
+                let generation = tokenizer::read_object(dir.join("generation_config.json"))?.unwrap_or_default();
                 Self {
                     config,
-                    dialect: Dialect::new(tokenizer, template),
+                    dialect: Dialect::new(tokenizer, template).with_generation(generation),
                     source,
                     weights: Weights::Checkpoint(weights),
                     adapter: None,

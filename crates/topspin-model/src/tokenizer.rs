@@ -233,6 +233,16 @@ impl Tokenizer {
         &self.definition
     }
 
+    /// What `tokenizer.json` would hold if it were written now, all that may be left out included.
+    pub(crate) fn current_definition(&self) -> Value {
+        serde_json::to_value(&self.inner).unwrap_or_default()
+    }
+
+    /// The id of a token that `tokenizer_config.json` names by this key.
+    pub(crate) fn named_id(&self, key: &str) -> Option<u32> {
+        self.inner.token_to_id(token_text(self.settings.get(key)?)?)
+    }
+
     /// The contents of `tokenizer_config.json`, without a chat template.
     pub(crate) fn settings(&self) -> &Map<String, Value> {
         &self.settings

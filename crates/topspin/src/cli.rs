@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, chat, completions, data, eval, generate, inspect, quickstart, run, score, sft};
+use crate::commands::{bench, chat, completions, data, eval, export, generate, inspect, quickstart, run, score, sft};
 use crate::log::LogFlags;
 
 /// Fine-tunes language models by self-play (SPIN): the model answers your prompts, then learns to prefer the answers in
@@ -27,6 +27,7 @@ Examples:
   topspin score --model M --input pairs.jsonl --output s.jsonl   How likely are these answers?
   topspin eval --model M --data test.jsonl                       How good is the model?
   topspin chat --model M                                         Talk to it
+  topspin export runs/game --output my-model                     Hand it on
 
 A model is a Hugging Face folder, a GGUF file, or `hf:ORG/NAME` from the Hugging Face Hub.
 A data file is JSON lines, JSON, CSV, TSV or Parquet: `prompt` (or `messages`) and `response`.
@@ -42,6 +43,7 @@ pub enum Command {
     Score(score::Args),
     Eval(eval::Args),
     Chat(chat::Args),
+    Export(export::Args),
     Inspect(inspect::Args),
     Data(data::Args),
     Bench(bench::Args),

@@ -55,6 +55,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Score(args) => commands::score::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Export(args) => commands::export::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => commands::bench::run(args),

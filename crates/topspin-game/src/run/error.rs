@@ -188,6 +188,14 @@ pub enum RunError {
         /// The metrics that there are.
         known: String,
     },
+    /// A model that a run does not have.
+    #[error("the run in `{}` has {problem}", dir.display())]
+    NoModel {
+        /// The run's folder.
+        dir: PathBuf,
+        /// What it has instead.
+        problem: String,
+    },
     /// The caller asked for an early end; all that was done is kept.
     #[error("stopped in the stage `{stage}`; the same command goes on from there")]
     Stopped {

@@ -41,7 +41,7 @@ mod summary;
 mod tests;
 mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
@@ -108,6 +108,27 @@ pub fn run<D: Device + Clone>(
         }
     }
     run.summary()
+}
+
+/// The folder of the stage of the run in `dir` whose model is asked for: that of an iteration, or of the best so far.
+pub fn stage_of_model(dir: &Path, iteration: Option<usize>) -> Result<String, RunError> {
+    let manifest = Manifest::read(dir)?;
+    let fail = |problem: String| RunError::NoModel { dir: dir.into(), problem };
+    let Some(iteration) = iteration else {
+        let best = Summary::read(dir)?.best().map(|row| row.folder.clone());
+        return best.ok_or_else(|| fail("no model that is evaluated yet; let it run on".into()));
+    };
+    let trained = |folder: &str| manifest.figures(&format!("{folder}/train")).is_some();
+    let folder = format!("iter-{iteration}");
+    if trained(&folder) {
+        return Ok(folder);
+    }
+    let finished = (0..).map(|k| format!("iter-{k}")).take_while(|folder| trained(folder)).count();
+    Err(fail(match finished {
+        0 => "no finished iteration yet; let it run on".into(),
+        1 => format!("no finished iteration {iteration}, but 0 alone"),
+        n => format!("no finished iteration {iteration}, but 0 to {}", n - 1),
+    }))
 }
 
 /// The stages of a run, in order.

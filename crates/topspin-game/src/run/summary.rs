@@ -118,16 +118,24 @@ impl Summary {
     }
 }
 
+impl Summary {
+    /// The table of stages: a head, then a row for each.
+    pub fn table(&self) -> Vec<Vec<String>> {
+        let columns = self.columns();
+        let head = std::iter::once("stage".to_owned()).chain(columns.iter().cloned()).collect();
+        let row = |row: &Row| {
+            let cell = |name: &String| row.report.figures.get(name).map(words).unwrap_or_default();
+            std::iter::once(row.folder.clone()).chain(columns.iter().map(cell)).collect()
+        };
+        std::iter::once(head).chain(self.rows.iter().map(row)).collect()
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = self.columns();
-        let mut table = vec![std::iter::once("stage".to_owned()).chain(columns.iter().cloned()).collect::<Vec<_>>()];
-        for row in &self.rows {
-            let cell = |name: &String| row.report.figures.get(name).map(words).unwrap_or_default();
-            table.push(std::iter::once(row.folder.clone()).chain(columns.iter().map(cell)).collect());
-        }
+        let table = self.table();
         let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<_> = (0..=columns.len()).map(width).collect();
+        let widths: Vec<_> = (0..table[0].len()).map(width).collect();
         for row in &table {
             let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
             writeln!(f, "{}", cells.join("  ").trim_end())?;

@@ -79,22 +79,13 @@ impl GgmlType {
 
     /// The type of that number in a tensor table, or the name of one that cannot be read.
     pub fn from_number(number: u32) -> Result<Self, String> {
-        Ok(match number {
-            0 => Self::F32,
-            1 => Self::F16,
-            2 => Self::Q4_0,
-            3 => Self::Q4_1,
-            6 => Self::Q5_0,
-            7 => Self::Q5_1,
-            8 => Self::Q8_0,
-            10 => Self::Q2_K,
-            11 => Self::Q3_K,
-            12 => Self::Q4_K,
-            13 => Self::Q5_K,
-            14 => Self::Q6_K,
-            30 => Self::BF16,
-            _ => return Err(unsupported_name(number).map_or(format!("type {number}"), str::to_owned)),
-        })
+        let known = NUMBERS.into_iter().find(|&(other, _)| other == number).map(|(_, kind)| kind);
+        known.ok_or_else(|| unsupported_name(number).map_or(format!("type {number}"), str::to_owned))
+    }
+
+    /// The number in a tensor table.
+    pub fn number(self) -> u32 {
+        NUMBERS.into_iter().find(|&(_, kind)| kind == self).expect("the table has every type").0
     }
 
     /// Elements and bytes of one block.
@@ -130,6 +121,23 @@ impl GgmlType {
         decode(level, self, encoded, out);
     }
 }
+
+/// Types by their numbers in a tensor table.
+const NUMBERS: [(u32, GgmlType); 13] = [
+    (0, GgmlType::F32),
+    (1, GgmlType::F16),
+    (2, GgmlType::Q4_0),
+    (3, GgmlType::Q4_1),
+    (6, GgmlType::Q5_0),
+    (7, GgmlType::Q5_1),
+    (8, GgmlType::Q8_0),
+    (10, GgmlType::Q2_K),
+    (11, GgmlType::Q3_K),
+    (12, GgmlType::Q4_K),
+    (13, GgmlType::Q5_K),
+    (14, GgmlType::Q6_K),
+    (30, GgmlType::BF16),
+];
 
 multiversion! {
     fn decode(_math, kind: GgmlType, encoded: &[u8], out: &mut [f32]) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use half::bf16;
+use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
@@ -21,6 +21,8 @@ pub enum SaveDtype {
     F32,
     /// Rounded to nearest even; half the size.
     Bf16,
+    /// Rounded to nearest even; half the size, and no magnitude above 65504.
+    F16,
 }
 
 impl SaveDtype {
@@ -29,6 +31,7 @@ impl SaveDtype {
         match self {
             Self::F32 => "float32",
             Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
         }
     }
 
@@ -36,12 +39,15 @@ impl SaveDtype {
         match self {
             Self::F32 => Dtype::F32,
             Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
         }
     }
 }
 
 /// Writes a model as a Hugging Face folder: `config.json`, `generation_config.json`, `model.safetensors` (in shards of 5 GB
 /// with an index, if it is larger), `tokenizer.json` and `tokenizer_config.json`, the last with the chat template inside.
+///
+/// What the model's own `generation_config.json` says stays, with all tokens at which the model stops.
 ///
 /// The same model gives the same bytes. Each file appears whole, but not all at once: where the folder as a whole must,
 /// call this inside of [`topspin_files::write_dir_atomic`]. Other files in the folder stay as they are.
@@ -57,6 +63,9 @@ pub fn save_folder(
 ) -> Result<(), ModelError> {
     let layout = config.layout();
     assert_eq!(parameters.len(), layout.len(), "elements of the parameter arena");
+    if dtype == SaveDtype::F16 {
+        check_range(dir, &layout, parameters)?;
+    }
     topspin_files::create_dir_all(dir)?;
     write_weights(dir, &layout, parameters, dtype, SHARD)?;
 
@@ -69,12 +78,26 @@ pub fn save_folder(
     write_json(&dir.join("tokenizer_config.json"), settings)?;
 
     let ids = tokenizer.special_ids();
-    let mut generation = Map::new();
-    generation.insert("_from_model_config".into(), true.into());
+    let mut generation = dialect.generation().clone();
+    if generation.is_empty() {
+        generation.insert("_from_model_config".into(), true.into());
+    }
     ids.write_to(&mut generation);
     write_json(&dir.join("generation_config.json"), generation)?;
     // Last: a folder without it is no model, so one cut short is not taken for one.
     write_json(&dir.join("config.json"), config.to_json(dtype, &ids))
+}
+
+/// Checks that no number becomes infinite in f16.
+fn check_range(dir: &Path, layout: &Layout, parameters: &[f32]) -> Result<(), ModelError> {
+    let too_large = |x: &&f32| x.is_finite() && x.abs() > f16::MAX.to_f32();
+    match layout.entries().iter().find_map(|entry| Some((entry, parameters[entry.range()].iter().find(too_large)?))) {
+        None => Ok(()),
+        Some((entry, x)) => {
+            let problem = format!("has the element {x}, which f16 cannot hold; choose bf16 or f32");
+            Err(ModelError::tensor(dir, &entry.name, problem))
+        }
+    }
 }
 
 pub(crate) fn write_json(path: &Path, object: Map<String, Value>) -> Result<(), ModelError> {
@@ -162,6 +185,7 @@ fn write_elements(out: &mut impl Write, parameters: &[f32], dtype: SaveDtype) ->
         match dtype {
             SaveDtype::F32 => buffer.extend(part.iter().flat_map(|x| x.to_le_bytes())),
             SaveDtype::Bf16 => buffer.extend(part.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes())),
+            SaveDtype::F16 => buffer.extend(part.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes())),
         }
         out.write_all(&buffer)?;
     }

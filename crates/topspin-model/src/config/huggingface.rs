@@ -7,6 +7,8 @@ mod rope;
 mod tests;
 mod write;
 
+pub(crate) use write::inverse;
+
 use std::path::Path;
 
 use serde_json::{Map, Value};

@@ -61,8 +61,34 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
+    /// The name of its kind in `config.json`.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "default",
+            Self::Linear { .. } => "linear",
+            Self::Dynamic { .. } => "dynamic",
+            Self::Llama3 { .. } => "llama3",
+            Self::Yarn { .. } => "yarn",
+            Self::LongRope { .. } => "longrope",
+        }
+    }
+
     /// The `dim / 2` frequencies, in radians for each position.
     pub(crate) fn frequencies(&self, theta: f64, dim: usize) -> Vec<f32> {
+        self.scaled(theta, dim).into_iter().map(|frequency| frequency as f32).collect()
+    }
+
+    /// What each of the unscaled frequencies is divided by.
+    pub(crate) fn divisors(&self, theta: f64, dim: usize) -> Vec<f64> {
+        Self::None
+            .scaled(theta, dim)
+            .into_iter()
+            .zip(self.scaled(theta, dim))
+            .map(|(plain, scaled)| plain / scaled)
+            .collect()
+    }
+
+    fn scaled(&self, theta: f64, dim: usize) -> Vec<f64> {
         let plain = |i: usize| theta.powf(-((2 * i) as f64) / dim as f64);
         let scaled: Box<dyn Fn(usize) -> f64> = match self {
             Self::None | Self::Dynamic { .. } => Box::new(plain),
@@ -88,7 +114,7 @@ impl RopeScaling {
             }
             Self::LongRope { short_factor, .. } => Box::new(move |i| plain(i) / short_factor[i]),
         };
-        (0..dim / 2).map(|i| scaled(i) as f32).collect()
+        (0..dim / 2).map(scaled).collect()
     }
 
     /// Factor of rotated queries and of rotated keys.

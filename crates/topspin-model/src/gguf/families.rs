@@ -5,12 +5,12 @@
 
 use topspin_kernels::device::LogitScale;
 
-use super::{Gguf, Value};
+use super::{Gguf, Value, keys};
 use crate::config::{Biases, DecoderConfig, Family, LayerKind, RopeScaling, all_but_last};
 use crate::error::ModelError;
 
 /// Architectures by llama.cpp's names. Mistral's files say `llama`, and nothing of a window.
-const ARCHITECTURES: [(&str, Family); 9] = [
+pub(super) const ARCHITECTURES: [(&str, Family); 9] = [
     ("llama", Family::Llama),
     ("qwen2", Family::Qwen2),
     ("qwen3", Family::Qwen3),
@@ -25,24 +25,25 @@ const ARCHITECTURES: [(&str, Family); 9] = [
 /// Keys, behind the architecture's name, that are read in all of them, or that change nothing in the arithmetic.
 #[rustfmt::skip]
 const KNOWN_KEYS: [&str; 25] = [
-    "attention.causal", "attention.head_count", "attention.head_count_kv", "attention.key_length",
-    "attention.layer_norm_rms_epsilon", "attention.value_length", "block_count", "context_length", "embedding_length",
-    "expert_count", "expert_used_count", "feed_forward_length", "rope.dimension_count", "rope.freq_base",
-    "rope.scale_linear", "rope.scaling.attn_factor", "rope.scaling.factor", "rope.scaling.finetuned",
-    "rope.scaling.original_context_length", "rope.scaling.type", "rope.scaling.yarn_attn_factor",
-    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_ext_factor", "vocab_size",
+    CAUSAL, EXPERTS, USED_EXPERTS,
+    keys::CONTEXT, keys::WIDTH, keys::GATED_WIDTH, keys::LAYERS, keys::HEADS, keys::KV_HEADS, keys::KEY_WIDTH,
+    keys::VALUE_WIDTH, keys::EPS, keys::VOCABULARY, keys::ROTARY_WIDTH, keys::ROTARY_BASE, keys::SCALING,
+    keys::SCALING_FACTOR, keys::SCALING_FACTOR_BEFORE, keys::SCALING_ATTENTION, keys::SCALING_FINETUNED,
+    keys::ORIGINAL_CONTEXT, keys::YARN_ATTENTION, keys::YARN_FAST, keys::YARN_SLOW, keys::YARN_EXTRAPOLATION,
 ];
 
-const WINDOW: &str = "attention.sliding_window";
-const WINDOW_PATTERN: &str = "attention.sliding_window_pattern";
+/// Keys that have one value in all models that the decoder runs.
+const CAUSAL: &str = "attention.causal";
+const EXPERTS: &str = "expert_count";
+const USED_EXPERTS: &str = "expert_used_count";
 
 /// Keys that are read in one family alone.
 fn own_keys(family: Family) -> &'static [&'static str] {
     match family {
-        Family::Gemma2 => &[WINDOW, WINDOW_PATTERN, "attn_logit_softcapping", "final_logit_softcapping"],
-        Family::Gemma3 => &[WINDOW, WINDOW_PATTERN, "final_logit_softcapping", "rope.freq_base_swa"],
-        Family::Phi3 => &[WINDOW],
-        Family::Granite => &["attention.scale", "embedding_scale", "logit_scale", "residual_scale"],
+        Family::Gemma2 => &[keys::WINDOW, keys::WINDOW_PATTERN, keys::ATTENTION_SOFTCAP, keys::LOGIT_SOFTCAP],
+        Family::Gemma3 => &[keys::WINDOW, keys::WINDOW_PATTERN, keys::LOGIT_SOFTCAP, keys::LOCAL_ROTARY_BASE],
+        Family::Phi3 => &[keys::WINDOW],
+        Family::Granite => &[keys::ATTENTION_SCALE, keys::EMBEDDING_SCALE, keys::LOGIT_SCALE, keys::RESIDUAL_SCALE],
         _ => &[],
     }
 }
@@ -52,18 +53,12 @@ impl Gguf {
     pub fn config(&self) -> Result<DecoderConfig, ModelError> {
         let settings = Settings::of(self)?;
         settings.refuse_other_arithmetic()?;
-        let valid =
-            |config: &DecoderConfig| config.validate().map_err(|e| ModelError::config(&self.path, e.key, e.problem));
-        let mut config = settings.dimensions()?;
-        // Before anything is made one for each layer.
-        valid(&config)?;
-        settings.read_family(&mut config)?;
-        settings.read_layers(&mut config)?;
+        let mut config = settings.unscaled()?;
         config.rope_scaling = settings.rope_scaling(&config)?;
         if let RopeScaling::LongRope { original_positions, .. } = config.rope_scaling {
             config.max_positions = config.max_positions.min(original_positions);
         }
-        valid(&config)?;
+        config.validate().map_err(|e| ModelError::config(&self.path, e.key, e.problem))?;
         Ok(config)
     }
 }
@@ -76,9 +71,9 @@ pub(super) struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    fn of(gguf: &'a Gguf) -> Result<Self, ModelError> {
-        let key = "general.architecture";
-        let found = gguf.text(key)?.ok_or_else(|| ModelError::config(&gguf.path, key, "is missing"))?;
+    pub(super) fn of(gguf: &'a Gguf) -> Result<Self, ModelError> {
+        let found = gguf.text(keys::ARCHITECTURE)?;
+        let found = found.ok_or_else(|| ModelError::config(&gguf.path, keys::ARCHITECTURE, "is missing"))?;
         match ARCHITECTURES.into_iter().find(|(architecture, _)| *architecture == found) {
             Some((architecture, family)) => Ok(Self { gguf, architecture, family }),
             None => Err(ModelError::Architecture {
@@ -114,6 +109,16 @@ impl<'a> Settings<'a> {
         value.ok_or_else(|| self.fail(name, "is missing"))
     }
 
+    /// All but how the rotary positions are scaled.
+    pub(super) fn unscaled(&self) -> Result<DecoderConfig, ModelError> {
+        let mut config = self.dimensions()?;
+        // Before anything is made one for each layer.
+        config.validate().map_err(|e| ModelError::config(&self.gguf.path, e.key, e.problem))?;
+        self.read_family(&mut config)?;
+        self.read_layers(&mut config)?;
+        Ok(config)
+    }
+
     fn refuse_other_arithmetic(&self) -> Result<(), ModelError> {
         for (key, value) in self.gguf.metadata() {
             let name = key.strip_prefix(self.architecture).and_then(|rest| rest.strip_prefix('.'));
@@ -123,10 +128,10 @@ impl<'a> Settings<'a> {
                 return Err(self.fail(name, problem));
             }
             let plain = match name {
-                "attention.causal" => *value == Value::Bool(true),
-                "expert_count" | "expert_used_count" => *value == Value::Int(0),
+                CAUSAL => *value == Value::Bool(true),
+                EXPERTS | USED_EXPERTS => *value == Value::Int(0),
                 // Granite's switch of rotary positions; to others it only says how the model was made.
-                "rope.scaling.finetuned" => self.family != Family::Granite || *value == Value::Bool(true),
+                keys::SCALING_FINETUNED => self.family != Family::Granite || *value == Value::Bool(true),
                 _ => true,
             };
             if !plain {
@@ -139,10 +144,9 @@ impl<'a> Settings<'a> {
     /// What all families have.
     fn dimensions(&self) -> Result<DecoderConfig, ModelError> {
         let required = |name: &str| self.required(name, self.count(name)?);
-        let eps = "attention.layer_norm_rms_epsilon";
-        let hidden_size = required("embedding_length")?;
-        let num_heads = required("attention.head_count")?;
-        let head_dim = match self.count("attention.key_length")? {
+        let hidden_size = required(keys::WIDTH)?;
+        let num_heads = required(keys::HEADS)?;
+        let head_dim = match self.count(keys::KEY_WIDTH)? {
             Some(n) => n,
             None => hidden_size.checked_div(num_heads).unwrap_or(0),
         };
@@ -151,18 +155,18 @@ impl<'a> Settings<'a> {
             Some(tensor) => tensor.shape.first().copied().unwrap_or(0),
             None => return Err(ModelError::tensor(&self.gguf.path, embedding, "is missing")),
         };
-        self.require_head_dim("attention.value_length", head_dim)?;
+        self.require_head_dim(keys::VALUE_WIDTH, head_dim)?;
         Ok(DecoderConfig {
             vocab_size,
             hidden_size,
-            intermediate_size: required("feed_forward_length")?,
-            num_layers: required("block_count")?,
+            intermediate_size: required(keys::GATED_WIDTH)?,
+            num_layers: required(keys::LAYERS)?,
             num_heads,
-            num_kv_heads: self.count("attention.head_count_kv")?.unwrap_or(num_heads),
+            num_kv_heads: self.count(keys::KV_HEADS)?.unwrap_or(num_heads),
             head_dim,
-            rms_norm_eps: self.required(eps, self.float(eps)?)? as f32,
-            rope_theta: self.float("rope.freq_base")?.unwrap_or(10_000.0),
-            max_positions: required("context_length")?,
+            rms_norm_eps: self.required(keys::EPS, self.float(keys::EPS)?)? as f32,
+            rope_theta: self.float(keys::ROTARY_BASE)?.unwrap_or(10_000.0),
+            max_positions: required(keys::CONTEXT)?,
             tie_word_embeddings: self.gguf.tensor("output.weight").is_none(),
             biases: self.biases(),
             partial_rotary_factor: self.partial_rotary_factor(head_dim)?,
@@ -182,7 +186,7 @@ impl<'a> Settings<'a> {
 
     /// The share of a head's channels that `rope.dimension_count` is.
     fn partial_rotary_factor(&self, head_dim: usize) -> Result<f64, ModelError> {
-        let name = "rope.dimension_count";
+        let name = keys::ROTARY_WIDTH;
         if self.family != Family::Phi3 {
             return self.require_head_dim(name, head_dim).map(|()| 1.0);
         }
@@ -216,20 +220,20 @@ impl<'a> Settings<'a> {
             Family::Gemma2 | Family::Gemma3 => {
                 config.embedding_multiplier = config.root_of_width();
                 config.attention_scale = Some(gemma_attention_scale(config));
-                config.logit_scale.softcap = positive("final_logit_softcapping")?;
+                config.logit_scale.softcap = positive(keys::LOGIT_SOFTCAP)?;
                 if self.family == Family::Gemma2 {
-                    config.attention_softcap = positive("attn_logit_softcapping")?;
+                    config.attention_softcap = positive(keys::ATTENTION_SOFTCAP)?;
                 } else {
-                    config.local_rope_theta = Some(self.float("rope.freq_base_swa")?.unwrap_or(10_000.0));
+                    config.local_rope_theta = Some(self.float(keys::LOCAL_ROTARY_BASE)?.unwrap_or(10_000.0));
                 }
             }
             Family::Granite => {
-                let divisor = self.required("logit_scale", positive("logit_scale")?)?;
+                let divisor = self.required(keys::LOGIT_SCALE, positive(keys::LOGIT_SCALE)?)?;
                 let plain = config.attention(0).scale;
                 config.logit_scale = LogitScale { multiplier: 1.0 / divisor, softcap: None };
-                config.attention_scale = Some(positive("attention.scale")?.unwrap_or(plain));
-                config.embedding_multiplier = positive("embedding_scale")?.unwrap_or(1.0);
-                config.residual_multiplier = positive("residual_scale")?.unwrap_or(1.0);
+                config.attention_scale = Some(positive(keys::ATTENTION_SCALE)?.unwrap_or(plain));
+                config.embedding_multiplier = positive(keys::EMBEDDING_SCALE)?.unwrap_or(1.0);
+                config.residual_multiplier = positive(keys::RESIDUAL_SCALE)?.unwrap_or(1.0);
             }
             _ => {}
         }
@@ -241,18 +245,18 @@ impl<'a> Settings<'a> {
         let layers = config.num_layers;
         match self.family {
             Family::Gemma2 | Family::Gemma3 => {
-                let (absent, period) = if self.family == Family::Gemma2 { (Some(4096), 2) } else { (None, 6) };
-                config.sliding_window = self.count(WINDOW)?.or(absent).filter(|&window| window > 0);
+                let absent = (self.family == Family::Gemma2).then_some(4096);
+                config.sliding_window = self.count(keys::WINDOW)?.or(absent).filter(|&window| window > 0);
                 let windowed = match config.sliding_window {
-                    Some(_) => self.windowed(layers, period)?,
+                    Some(_) => self.windowed(layers, window_period(self.family))?,
                     None => vec![false; layers],
                 };
                 config.layer_kinds = LayerKind::rotary(windowed);
             }
             // llama.cpp reads the window but does without: the models do have it, in every layer.
-            Family::Phi3 => config.sliding_window = self.count(WINDOW)?.filter(|&window| window > 0),
+            Family::Phi3 => config.sliding_window = self.count(keys::WINDOW)?.filter(|&window| window > 0),
             Family::SmolLm3 => {
-                let rotary = all_but_last(layers, 4).into_iter();
+                let rotary = all_but_last(layers, SMOLLM3_PERIOD).into_iter();
                 config.layer_kinds = rotary.map(|rotary| LayerKind { windowed: false, rotary }).collect();
             }
             _ => {}
@@ -262,18 +266,26 @@ impl<'a> Settings<'a> {
 
     /// Whether each layer is windowed: all but the last of each `period`, unless the file has a list or another period.
     fn windowed(&self, layers: usize, period: usize) -> Result<Vec<bool>, ModelError> {
-        let period = match self.gguf.value(&self.key(WINDOW_PATTERN)) {
+        let period = match self.gguf.value(&self.key(keys::WINDOW_PATTERN)) {
             Some(Value::Bools(list)) if list.len() == layers => return Ok(list.clone()),
             Some(Value::Bools(list)) => {
                 let problem = format!("names {} layers, but there are {layers}", list.len());
-                return Err(self.fail(WINDOW_PATTERN, problem));
+                return Err(self.fail(keys::WINDOW_PATTERN, problem));
             }
-            Some(_) => self.count(WINDOW_PATTERN)?.unwrap_or(period),
+            Some(_) => self.count(keys::WINDOW_PATTERN)?.unwrap_or(period),
             None => period,
         };
         Ok(all_but_last(layers, period))
     }
 }
+
+/// The last of so many layers has no window, in files that do not say.
+pub(super) fn window_period(family: Family) -> usize {
+    if family == Family::Gemma2 { 2 } else { 6 }
+}
+
+/// The last of so many layers has no rotary positions. No key says it.
+const SMOLLM3_PERIOD: usize = 4;
 
 /// No key says it. As in llama.cpp, the largest model of each generation, known by its number of layers, goes by the width
 /// that the heads share, the others by the width of a head.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use topspin_files::{Action, FileError};
 
-use super::{GgmlType, Gguf, TensorInfo};
+use super::{GgmlType, Gguf, TensorInfo, keys};
 use crate::error::ModelError;
 
 /// A metadata value. Numbers are widened to one integer and one floating type.
@@ -30,7 +30,10 @@ pub enum Value {
     Strings(Vec<String>),
 }
 
-const MAGIC: [u8; 4] = *b"GGUF";
+/// Tensors begin at multiples of this, in files that do not say.
+pub(super) const ALIGNMENT: u64 = 32;
+
+pub(super) const MAGIC: [u8; 4] = *b"GGUF";
 const MAX_DIMENSIONS: u32 = 4;
 
 /// Most bytes of metadata and tensor table. A vocabulary of 256,000 tokens takes 10 MB; a count that a damaged file makes
@@ -86,16 +89,15 @@ impl Gguf {
     /// Turns offsets from the start of the weights into offsets from the start of the file, and checks that the extents
     /// are aligned, apart from each other and within the file.
     fn place_tensors(&mut self, end_of_header: u64, len: u64) -> Result<(), ModelError> {
-        let alignment = self.count("general.alignment")?.unwrap_or(32) as u64;
+        let alignment = self.count(keys::ALIGNMENT)?.unwrap_or(ALIGNMENT as usize) as u64;
         if !alignment.is_power_of_two() || alignment > 1 << 20 {
             let problem = format!("is {alignment}; it must be a power of two of at most 2^20");
-            return Err(ModelError::config(&self.path, "general.alignment", problem));
+            return Err(ModelError::config(&self.path, keys::ALIGNMENT, problem));
         }
         let data = end_of_header.next_multiple_of(alignment);
         let mut extents = Vec::with_capacity(self.tensors.len());
         for (name, tensor) in &mut self.tensors {
-            let (elements, bytes) = tensor.kind.block();
-            let size = (tensor.elements() / elements) as u64 * bytes as u64;
+            let size = tensor.size();
             let end = data.checked_add(tensor.offset).and_then(|start| start.checked_add(size));
             if end.is_none_or(|end| end > len) {
                 let problem =
@@ -237,14 +239,14 @@ impl<R: Read> Reader<'_, R> {
             1 => i8::from_le_bytes(self.bytes(what)?).into(),
             2 => u16::from_le_bytes(self.bytes(what)?).into(),
             3 => i16::from_le_bytes(self.bytes(what)?).into(),
-            4 => u32::from_le_bytes(self.bytes(what)?).into(),
-            5 => i32::from_le_bytes(self.bytes(what)?).into(),
+            U32 => u32::from_le_bytes(self.bytes(what)?).into(),
+            I32 => i32::from_le_bytes(self.bytes(what)?).into(),
             10 => {
                 let value = u64::from_le_bytes(self.bytes(what)?);
                 let problem = || format!("is {value}, which is too large");
                 i64::try_from(value).map_err(|_| ModelError::config(self.path, key, problem()))?
             }
-            11 => i64::from_le_bytes(self.bytes(what)?),
+            I64 => i64::from_le_bytes(self.bytes(what)?),
             _ => {
                 let problem = format!("is of the unknown type {kind}; the file is damaged or newer than this program");
                 return Err(ModelError::config(self.path, key, problem));
@@ -289,10 +291,14 @@ impl<R: Read> Reader<'_, R> {
     }
 }
 
-const F32: u32 = 6;
-const BOOL: u32 = 7;
-const STRING: u32 = 8;
-const ARRAY: u32 = 9;
+/// Kinds of values.
+pub(super) const U32: u32 = 4;
+pub(super) const I32: u32 = 5;
+pub(super) const F32: u32 = 6;
+pub(super) const BOOL: u32 = 7;
+pub(super) const STRING: u32 = 8;
+pub(super) const ARRAY: u32 = 9;
+pub(super) const I64: u32 = 11;
 const F64: u32 = 12;
 
 fn push<T>(mut list: Vec<T>, item: Result<T, ModelError>) -> Result<Vec<T>, ModelError> {

@@ -1,6 +1,8 @@
 //! How rotary positions are scaled, by a GGUF file's settings and by the tensors of divisors beside them.
 
 use super::families::Settings;
+use super::settings::Keys;
+use super::{Value, keys};
 use crate::config::{DecoderConfig, Family, RopeScaling, yarn_attention_factor};
 use crate::error::ModelError;
 
@@ -9,6 +11,57 @@ const DIVISORS: &str = "rope_freqs.weight";
 /// Divisors up to the original context, and beyond it.
 const SHORT: &str = "rope_factors_short.weight";
 const LONG: &str = "rope_factors_long.weight";
+
+/// Tensors of divisors by their names.
+pub(super) type Divisors = Vec<(&'static str, Vec<f64>)>;
+
+/// Enters how the rotary positions of `config` are scaled into the settings, and returns the tensors that say the rest. An
+/// error is what files have no place for.
+pub(super) fn describe_scaling(config: &DecoderConfig, keys: &mut Keys) -> Result<Divisors, String> {
+    let mut put = |key: &'static str, value: f64| drop(keys.insert(key, Value::Float(value)));
+    let by_frequency = matches!(config.family, Family::Llama | Family::Granite);
+    match &config.rope_scaling {
+        RopeScaling::None => return Ok(Divisors::new()),
+        RopeScaling::Linear { factor } => {
+            put(keys::SCALING_FACTOR, *factor);
+            keys.insert(keys::SCALING, Value::String("linear".into()));
+            return Ok(Divisors::new());
+        }
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate: true, original_positions, attention_factor }
+            if !matches!(config.family, Family::Gemma3 | Family::Phi3) =>
+        {
+            put(keys::SCALING_FACTOR, *factor);
+            put(keys::YARN_FAST, *beta_fast);
+            put(keys::YARN_SLOW, *beta_slow);
+            // Of what the paper suggests.
+            put(keys::SCALING_ATTENTION, attention_factor / yarn_attention_factor(*factor, 1.0));
+            keys.insert(keys::ORIGINAL_CONTEXT, Value::Int(*original_positions as i64));
+            keys.insert(keys::SCALING, Value::String("yarn".into()));
+            return Ok(Divisors::new());
+        }
+        scaling @ RopeScaling::Llama3 { .. } if by_frequency => {
+            return Ok(vec![(DIVISORS, scaling.divisors(config.rope_theta, config.rotary_dim()))]);
+        }
+        RopeScaling::LongRope { short_factor, long_factor, attention_factor: 1.0, .. }
+            if by_frequency && short_factor == long_factor =>
+        {
+            return Ok(vec![(DIVISORS, short_factor.clone())]);
+        }
+        RopeScaling::LongRope { short_factor, long_factor, original_positions, attention_factor, .. }
+            if config.family == Family::Phi3 =>
+        {
+            put(keys::SCALING_ATTENTION, *attention_factor);
+            keys.insert(keys::ORIGINAL_CONTEXT, Value::Int(*original_positions as i64));
+            return Ok(vec![(SHORT, short_factor.clone()), (LONG, long_factor.clone())]);
+        }
+        _ => {}
+    }
+    let kind = config.rope_scaling.kind();
+    let model = config.family.model_type();
+    Err(format!(
+        "of a `{model}` that format has no place for rotary positions scaled as `{kind}`; export a Hugging Face folder"
+    ))
+}
 
 /// Tensors that say how the rotary positions of `config` are scaled.
 pub(super) fn rotary_tensors(config: &DecoderConfig) -> &'static [&'static str] {
@@ -22,11 +75,11 @@ pub(super) fn rotary_tensors(config: &DecoderConfig) -> &'static [&'static str] 
 impl Settings<'_> {
     /// The scaling of a model whose dimensions are known.
     pub(super) fn rope_scaling(&self, config: &DecoderConfig) -> Result<RopeScaling, ModelError> {
-        let name = "rope.scaling.type";
+        let name = keys::SCALING;
         // As in llama.cpp, an absent kind is this one, and a factor of 0 is absent.
         let kind = self.text(name)?.unwrap_or("linear");
-        let factor = match self.float("rope.scaling.factor")? {
-            None => self.float("rope.scale_linear")?,
+        let factor = match self.float(keys::SCALING_FACTOR)? {
+            None => self.float(keys::SCALING_FACTOR_BEFORE)?,
             factor => factor,
         };
         let factor = factor.filter(|&factor| factor != 0.0 && factor != 1.0);
@@ -51,7 +104,7 @@ impl Settings<'_> {
     }
 
     fn refuse_attention_factor(&self) -> Result<(), ModelError> {
-        let name = "rope.scaling.attn_factor";
+        let name = keys::SCALING_ATTENTION;
         match self.float(name)? {
             Some(factor) if factor != 1.0 => Err(self.unsupported(name)),
             _ => Ok(()),
@@ -59,23 +112,23 @@ impl Settings<'_> {
     }
 
     fn original_positions(&self, config: &DecoderConfig) -> Result<usize, ModelError> {
-        Ok(self.count("rope.scaling.original_context_length")?.unwrap_or(config.max_positions))
+        Ok(self.count(keys::ORIGINAL_CONTEXT)?.unwrap_or(config.max_positions))
     }
 
     fn yarn(&self, config: &DecoderConfig, factor: f64) -> Result<RopeScaling, ModelError> {
-        let extrapolation = "rope.scaling.yarn_ext_factor";
+        let extrapolation = keys::YARN_EXTRAPOLATION;
         if self.float(extrapolation)?.is_some_and(|factor| factor != 1.0) {
             return Err(self.unsupported(extrapolation));
         }
         let suggested = yarn_attention_factor(factor, 1.0);
-        let stated = self.float("rope.scaling.yarn_attn_factor")?.unwrap_or(suggested);
+        let stated = self.float(keys::YARN_ATTENTION)?.unwrap_or(suggested);
         Ok(RopeScaling::Yarn {
             factor,
-            beta_fast: self.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-            beta_slow: self.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            beta_fast: self.float(keys::YARN_FAST)?.unwrap_or(32.0),
+            beta_slow: self.float(keys::YARN_SLOW)?.unwrap_or(1.0),
             truncate: true,
             original_positions: self.original_positions(config)?,
-            attention_factor: stated * self.float("rope.scaling.attn_factor")?.unwrap_or(1.0),
+            attention_factor: stated * self.float(keys::SCALING_ATTENTION)?.unwrap_or(1.0),
         })
     }
 
@@ -86,7 +139,7 @@ impl Settings<'_> {
             long_factor: self.divisors(LONG, config)?,
             original_positions: self.original_positions(config)?,
             long_positions: config.max_positions,
-            attention_factor: self.float("rope.scaling.attn_factor")?.unwrap_or(1.0),
+            attention_factor: self.float(keys::SCALING_ATTENTION)?.unwrap_or(1.0),
         })
     }
 

@@ -62,12 +62,39 @@ impl Gguf {
         if is_interleaved(entry, config.family) {
             deinterleave(out, config.head_dim, entry.shape.get(1).copied().unwrap_or(1));
         }
-        // Norms are stored with the offset already added.
-        if entry.name.ends_with("norm.weight") {
-            out.iter_mut().for_each(|x| *x -= config.norm_offset);
+        if let Some(offset) = norm_offset(entry, config) {
+            out.iter_mut().for_each(|x| *x -= offset);
         }
         Ok(())
     }
+}
+
+/// Hands a tensor of the arena to `write` as files have it: in parts of whole rows.
+pub(super) fn in_order_of_files<E>(
+    entry: &Entry,
+    config: &DecoderConfig,
+    values: &[f32],
+    mut write: impl FnMut(&[f32]) -> Result<(), E>,
+) -> Result<(), E> {
+    if let Some(offset) = norm_offset(entry, config) {
+        return write(&values.iter().map(|x| x + offset).collect::<Vec<_>>());
+    }
+    if !is_interleaved(entry, config.family) {
+        return write(values);
+    }
+    let width = entry.shape.get(1).copied().unwrap_or(1);
+    let mut interleaved = vec![0.0; config.head_dim * width];
+    values.chunks_exact(interleaved.len()).try_for_each(|head| {
+        for (row, target) in interleaved.chunks_exact_mut(width).enumerate() {
+            target.copy_from_slice(&head[row_of_model(row, config.head_dim) * width..][..width]);
+        }
+        write(&interleaved)
+    })
+}
+
+/// What is already added to the weights of norms in a file.
+fn norm_offset(entry: &Entry, config: &DecoderConfig) -> Option<f32> {
+    (entry.name.ends_with("norm.weight") && config.norm_offset != 0.0).then_some(config.norm_offset)
 }
 
 /// Query and key rows of some architectures are stored for rotary positions that turn neighbours (2i, 2i + 1); the decoder,
@@ -77,14 +104,18 @@ pub(super) fn is_interleaved(entry: &Entry, family: Family) -> bool {
     family && (entry.name.contains(".self_attn.q_proj.") || entry.name.contains(".self_attn.k_proj."))
 }
 
-/// Moves row 2i + s of each head [hd, width] to row i + s hd/2.
+/// Where row 2i + s of a head in a file is in the decoder's: at i + s hd/2.
+fn row_of_model(row: usize, head_dim: usize) -> usize {
+    row / 2 + row % 2 * (head_dim / 2)
+}
+
+/// Moves the rows of each head [hd, width] to where the decoder has them.
 fn deinterleave<T: Copy>(heads: &mut [T], head_dim: usize, width: usize) {
     let mut scratch = heads[..head_dim * width].to_vec();
     for head in heads.chunks_exact_mut(scratch.len()) {
         scratch.copy_from_slice(head);
         for (row, source) in scratch.chunks_exact(width).enumerate() {
-            let target = row / 2 + row % 2 * (head_dim / 2);
-            head[target * width..][..width].copy_from_slice(source);
+            head[row_of_model(row, head_dim) * width..][..width].copy_from_slice(source);
         }
     }
 }

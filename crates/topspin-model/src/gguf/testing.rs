@@ -1,7 +1,9 @@
 //! A writer of GGUF files and the block encoders, for tests.
 
-use half::{bf16, f16};
+use half::f16;
 
+use super::SaveType;
+use super::write::put_string as string;
 use super::{GgmlType, Value};
 
 /// Encodes whole blocks; the inverse of decoding up to the quantisation error.
@@ -9,16 +11,10 @@ pub(crate) fn encode(kind: GgmlType, values: &[f32]) -> Vec<u8> {
     let half = |x: f32| f16::from_f32(x).to_le_bytes();
     let mut out = Vec::new();
     match kind {
-        GgmlType::F32 => out.extend(values.iter().flat_map(|x| x.to_le_bytes())),
-        GgmlType::F16 => out.extend(values.iter().flat_map(|&x| half(x))),
-        GgmlType::BF16 => out.extend(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes())),
-        GgmlType::Q8_0 => {
-            for block in values.chunks(32) {
-                let d = block.iter().fold(0.0_f32, |m, x| m.max(x.abs())) / 127.0;
-                out.extend(half(d));
-                out.extend(block.iter().map(|x| quantise(x / d, -127.0, 127.0) as i8 as u8));
-            }
-        }
+        GgmlType::F32 => SaveType::F32.encode(values, &mut out),
+        GgmlType::F16 => SaveType::F16.encode(values, &mut out),
+        GgmlType::BF16 => SaveType::BF16.encode(values, &mut out),
+        GgmlType::Q8_0 => SaveType::Q8_0.encode(values, &mut out),
         GgmlType::Q4_0 => {
             for block in values.chunks(32) {
                 let extreme = block.iter().copied().fold(0.0_f32, |m, x| if x.abs() > m.abs() { x } else { m });
@@ -132,12 +128,11 @@ impl Writer {
 
     /// A tensor of row-major `shape` from its blocks.
     pub(crate) fn encoded(mut self, name: &str, kind: GgmlType, shape: &[usize], blocks: &[u8]) -> Self {
-        let number = (0..64).find(|&number| GgmlType::from_number(number) == Ok(kind)).unwrap();
         self.data.resize(self.data.len().next_multiple_of(32), 0);
         let offset = self.data.len() as u64;
         self.data.extend(blocks);
         let dimensions: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
-        self.raw_tensor(name, number, &dimensions, offset)
+        self.raw_tensor(name, kind.number(), &dimensions, offset)
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
@@ -151,11 +146,6 @@ impl Writer {
         out.extend(self.data);
         out
     }
-}
-
-fn string(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
 }
 
 /// A file with the settings of `config` and no tensors yet.

@@ -3,6 +3,7 @@
 mod blocks;
 mod families;
 mod frozen;
+mod write;
 
 use std::path::{Path, PathBuf};
 

@@ -5,6 +5,7 @@
 //! models of the kind are published with.
 
 mod byte_level;
+mod describe;
 mod sentencepiece;
 
 #[cfg(test)]
@@ -18,22 +19,20 @@ use serde_json::{Map, Value as Json, json};
 use tokenizers::models::bpe::{BPE, BpeBuilder, Merges, Vocab};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
-use super::{Gguf, Value};
+use super::{Gguf, Value, keys};
 use crate::chat::ChatTemplate;
 use crate::config::SpecialIds;
 use crate::dialect::Dialect;
 use crate::error::ModelError;
 use crate::tokenizer::{Tokenizer, unreadable};
-
-const MODEL: &str = "tokenizer.ggml.model";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const TYPES: &str = "tokenizer.ggml.token_type";
+pub(super) use describe::{check, describe};
 
 /// Token types in `tokenizer.ggml.token_type`, as SentencePiece numbers them.
 const NORMAL: i64 = 1;
 const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
+const UNUSED: i64 = 5;
 const BYTE: i64 = 6;
 
 /// Most bytes of a token. The longest of SmolLM2's takes 162, and what looks for special tokens in a text takes up to a
@@ -43,7 +42,7 @@ const MAX_TOKEN: usize = 1024;
 /// Reads the tokenizer and compiles the chat template.
 pub(crate) fn read_dialect(gguf: &Gguf) -> Result<Dialect, ModelError> {
     let tokenizer = read_tokenizer(gguf)?;
-    let template = match gguf.text("tokenizer.chat_template")? {
+    let template = match gguf.text(keys::TEMPLATE)? {
         Some(source) => Some(ChatTemplate::new(&gguf.path, source, &tokenizer)?),
         None => None,
     };
@@ -66,7 +65,7 @@ struct Parts {
 
 fn read_tokenizer(gguf: &Gguf) -> Result<Tokenizer, ModelError> {
     let fail = |key: &str, problem: String| ModelError::config(&gguf.path, key, problem);
-    let read_parts = match gguf.text(MODEL)? {
+    let read_parts = match gguf.text(keys::TOKENIZER)? {
         Some("gpt2") => byte_level::read_parts,
         Some("llama") => sentencepiece::read_parts,
         Some(other) => {
@@ -74,9 +73,9 @@ fn read_tokenizer(gguf: &Gguf) -> Result<Tokenizer, ModelError> {
                 "is `{other}`, which is not supported; it must be `gpt2` or `llama`, or use the model's Hugging Face \
                  folder"
             );
-            return Err(fail(MODEL, problem));
+            return Err(fail(keys::TOKENIZER, problem));
         }
-        None => return Err(fail(MODEL, "is missing".into())),
+        None => return Err(fail(keys::TOKENIZER, "is missing".into())),
     };
     let vocabulary = Vocabulary::read(gguf)?;
     let parts = read_parts(gguf, &vocabulary)?;
@@ -85,11 +84,11 @@ fn read_tokenizer(gguf: &Gguf) -> Result<Tokenizer, ModelError> {
     let ids = special_ids(gguf)?;
     let all_ids = [ids.bos, ids.pad].into_iter().flatten().chain(ids.eos.iter().copied());
     if let Some(id) = all_ids.max().filter(|&id| id as usize >= tokens.len()) {
-        return Err(fail(TOKENS, format!("has {} tokens, but a special token has the id {id}", tokens.len())));
+        return Err(fail(keys::TOKENS, format!("has {} tokens, but a special token has the id {id}", tokens.len())));
     }
     let eos = ids.eos.first().copied();
-    let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(parts.add_bos);
-    let add_eos = gguf.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+    let add_bos = gguf.bool(keys::ADD_BOS)?.unwrap_or(parts.add_bos);
+    let add_eos = gguf.bool(keys::ADD_EOS)?.unwrap_or(false);
     let named = |id: u32| (id, &tokens[id as usize]);
     let post_processor = match (ids.bos.filter(|_| add_bos).map(named), eos.filter(|_| add_eos).map(named)) {
         (None, None) => parts.post_processor,
@@ -116,8 +115,8 @@ fn read_tokenizer(gguf: &Gguf) -> Result<Tokenizer, ModelError> {
     settings.insert("eos_token".into(), json!(token(eos)));
     settings.insert("pad_token".into(), json!(token(ids.pad)));
     settings.insert("unk_token".into(), json!(token(vocabulary.unknown)));
-    let architecture = gguf.text("general.architecture")?.unwrap_or("llama");
-    if let Some(longest) = gguf.count(&format!("{architecture}.context_length"))? {
+    let architecture = gguf.text(keys::ARCHITECTURE)?.unwrap_or("llama");
+    if let Some(longest) = gguf.count(&format!("{architecture}.{}", keys::CONTEXT))? {
         settings.insert("model_max_length".into(), longest.into());
     }
     Tokenizer::from_parts(path, inner, settings, &ids)
@@ -135,26 +134,31 @@ struct Vocabulary<'a> {
 impl<'a> Vocabulary<'a> {
     fn read(gguf: &'a Gguf) -> Result<Self, ModelError> {
         let fail = |key: &str, problem: String| Err(ModelError::config(&gguf.path, key, problem));
-        let tokens = gguf.strings(TOKENS)?;
+        let tokens = gguf.strings(keys::TOKENS)?;
         let mut seen = HashSet::with_capacity(tokens.len());
         for (id, token) in tokens.iter().enumerate() {
             if token.len() > MAX_TOKEN {
                 let n = token.len();
                 return fail(
-                    TOKENS,
+                    keys::TOKENS,
                     format!("has a token of {n} bytes, number {id}; at most {MAX_TOKEN} are possible"),
                 );
             }
             if !seen.insert(token.as_str()) {
-                return fail(TOKENS, format!("has the token {token:?} twice"));
+                return fail(keys::TOKENS, format!("has the token {token:?} twice"));
             }
         }
-        let types = match gguf.value(TYPES) {
+        let types = match gguf.value(keys::TOKEN_TYPES) {
             None => &[],
             Some(Value::Ints(list)) if list.len() == tokens.len() => list.as_slice(),
-            Some(_) => return fail(TYPES, format!("is not a list of {} numbers, one for each token", tokens.len())),
+            Some(_) => {
+                return fail(
+                    keys::TOKEN_TYPES,
+                    format!("is not a list of {} numbers, one for each token", tokens.len()),
+                );
+            }
         };
-        let named = gguf.token_id("tokenizer.ggml.unknown_token_id")?.filter(|&id| (id as usize) < tokens.len());
+        let named = gguf.token_id(keys::UNKNOWN_TOKEN)?.filter(|&id| (id as usize) < tokens.len());
         let typed = || types.iter().zip(0..).find_map(|(&kind, id)| (kind == UNKNOWN).then_some(id));
         Ok(Self { tokens, types, unknown: named.or_else(typed) })
     }
@@ -187,17 +191,15 @@ impl<'a> Vocabulary<'a> {
 }
 
 fn special_ids(gguf: &Gguf) -> Result<SpecialIds, ModelError> {
-    let id = |name: &str| gguf.token_id(&format!("tokenizer.ggml.{name}_token_id"));
     let mut eos = Vec::new();
-    // End of text, of a turn, of a message: all of them end an answer.
-    for name in ["eos", "eot", "eom"] {
-        if let Some(id) = id(name)?
+    for key in keys::ENDS {
+        if let Some(id) = gguf.token_id(key)?
             && !eos.contains(&id)
         {
             eos.push(id);
         }
     }
-    Ok(SpecialIds { bos: id("bos")?, eos, pad: id("padding")? })
+    Ok(SpecialIds { bos: gguf.token_id(keys::BOS)?, eos, pad: gguf.token_id(keys::PADDING)? })
 }
 
 /// A part of a tokenizer from its JSON, or none from `null`.

@@ -119,12 +119,13 @@ impl DecoderConfig {
     }
 
     fn scaling_json(&self) -> Map<String, Value> {
+        let kind = self.rope_scaling.kind();
         object(match &self.rope_scaling {
-            RopeScaling::None => json!({ "rope_type": "default" }),
-            RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-            RopeScaling::Dynamic { factor } => json!({ "rope_type": "dynamic", "factor": factor }),
+            RopeScaling::None => json!({ "rope_type": kind }),
+            RopeScaling::Linear { factor } => json!({ "rope_type": kind, "factor": factor }),
+            RopeScaling::Dynamic { factor } => json!({ "rope_type": kind, "factor": factor }),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => json!({
-                "rope_type": "llama3",
+                "rope_type": kind,
                 "factor": factor,
                 "low_freq_factor": low_freq_factor,
                 "high_freq_factor": high_freq_factor,
@@ -132,7 +133,7 @@ impl DecoderConfig {
             }),
             RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, original_positions, attention_factor } => {
                 json!({
-                    "rope_type": "yarn",
+                    "rope_type": kind,
                     "factor": factor,
                     "beta_fast": beta_fast,
                     "beta_slow": beta_slow,
@@ -142,7 +143,7 @@ impl DecoderConfig {
                 })
             }
             RopeScaling::LongRope { short_factor, long_factor, original_positions, attention_factor, .. } => json!({
-                "rope_type": "longrope",
+                "rope_type": kind,
                 "short_factor": short_factor,
                 "long_factor": long_factor,
                 "original_max_position_embeddings": original_positions,
@@ -165,7 +166,7 @@ fn decimal(x: f32) -> f64 {
 }
 
 /// The number whose inverse is the f32 `x`, the roundest one there is.
-fn inverse(x: f32) -> f64 {
+pub(crate) fn inverse(x: f32) -> f64 {
     roundest(1.0 / f64::from(x), |candidate| (1.0 / candidate as f32) == x)
 }
 

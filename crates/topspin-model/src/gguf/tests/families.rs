@@ -21,15 +21,15 @@ use crate::error::ModelError;
 use crate::testing::{random_parameters, small_config, tiny_config};
 
 /// A GGUF file as llama.cpp's conversion writes it, and the folder it was made from (`scripts/oracle/gguf_families.py`).
-struct Golden {
-    name: String,
-    gguf: Gguf,
+pub(super) struct Golden {
+    pub name: String,
+    pub gguf: Gguf,
     /// Of the folder, with the changes that the file's conventions ask for.
-    config: DecoderConfig,
+    pub config: DecoderConfig,
 }
 
 impl Golden {
-    fn all() -> Vec<Self> {
+    pub fn all() -> Vec<Self> {
         let files = fs::read_dir(golden("gguf-families")).unwrap().map(|file| file.unwrap().path());
         let ggufs = files.filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
         let read = |path: PathBuf| Self {
@@ -44,7 +44,7 @@ impl Golden {
         golden("families").join(&self.name)
     }
 
-    fn parameters(&self) -> Vec<f32> {
+    pub fn parameters(&self) -> Vec<f32> {
         let config = self.gguf.config().unwrap();
         let mut parameters = vec![f32::NAN; config.layout().len()];
         self.gguf.read_parameters(&config, &mut parameters).unwrap();

@@ -3,11 +3,8 @@
 use serde_json::{Value as Json, json};
 use tokenizers::models::bpe::Merges;
 
-use super::{Gguf, Parts, Vocabulary};
+use super::{Gguf, Parts, Vocabulary, keys};
 use crate::error::ModelError;
-
-const PRE: &str = "tokenizer.ggml.pre";
-const MERGES: &str = "tokenizer.ggml.merges";
 
 /// The kinds by llama.cpp's names for them (`src/llama-vocab.cpp`), each as the `tokenizer.json` has it that its models
 /// are published with.
@@ -63,6 +60,10 @@ impl Kind {
 
     const fn begins(self) -> Self {
         Self { begins: true, ..self }
+    }
+
+    fn normalizer(self) -> Json {
+        if self.composed { json!({ "type": "NFC" }) } else { Json::Null }
     }
 }
 
@@ -124,21 +125,49 @@ impl Cut {
     }
 }
 
+/// The first name of the kind that prepares a text like this.
+pub(super) fn name(normalizer: &Json, pre_tokenizer: &Json, whole_words: bool) -> Option<&'static str> {
+    let steps = steps(pre_tokenizer);
+    let same = |kind: &Kind| {
+        kind.whole_words == whole_words
+            && kind.normalizer() == *normalizer
+            && self::steps(&kind.cut.pre_tokenizer()) == steps
+    };
+    KINDS.iter().find(|(_, kind)| same(kind)).map(|(name, _)| *name)
+}
+
+/// What a pre-tokenizer does, one thing after another and each in one spelling, without what changes no token.
+fn steps(pre_tokenizer: &Json) -> Vec<Json> {
+    if let Some(Json::Array(parts)) = pre_tokenizer.get("pretokenizers") {
+        return parts.iter().flat_map(steps).collect();
+    }
+    let mut step = pre_tokenizer.clone();
+    if let Json::Object(fields) = &mut step {
+        fields.remove("trim_offsets");
+        // The patterns match every character, so removing what is between matches removes nothing.
+        if fields.get("behavior") == Some(&"Removed".into()) && fields.get("invert") == Some(&true.into()) {
+            fields.insert("behavior".into(), "Isolated".into());
+            fields.insert("invert".into(), false.into());
+        }
+    }
+    vec![step]
+}
+
 /// What a file with byte-level tokens describes.
 pub(super) fn read_parts(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Parts, ModelError> {
-    let name = gguf.text(PRE)?.unwrap_or("default");
+    let name = gguf.text(keys::PRE_TOKENIZER)?.unwrap_or("default");
     let Some((_, kind)) = KINDS.iter().find(|(known, _)| *known == name) else {
         let known: Vec<String> = KINDS.iter().map(|(known, _)| format!("`{known}`")).collect();
         let problem = format!(
             "is `{name}`, which is not supported; it must be one of {}, or use the model's Hugging Face folder",
             known.join(", ")
         );
-        return Err(ModelError::config(&gguf.path, PRE, problem));
+        return Err(ModelError::config(&gguf.path, keys::PRE_TOKENIZER, problem));
     };
     let merges = read_merges(gguf)?;
     Ok(Parts {
         model: vocabulary.model(&gguf.path, merges, |builder| builder.ignore_merges(kind.whole_words))?,
-        normalizer: if kind.composed { json!({ "type": "NFC" }) } else { Json::Null },
+        normalizer: kind.normalizer(),
         pre_tokenizer: kind.cut.pre_tokenizer(),
         post_processor: byte_level(true, false, true),
         decoder: byte_level(true, true, true),
@@ -148,11 +177,11 @@ pub(super) fn read_parts(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Parts, 
 }
 
 fn read_merges(gguf: &Gguf) -> Result<Merges, ModelError> {
-    let pairs = gguf.strings(MERGES)?.iter().map(|merge| match merge.split_once(' ') {
+    let pairs = gguf.strings(keys::MERGES)?.iter().map(|merge| match merge.split_once(' ') {
         Some((left, right)) => Ok((left.into(), right.into())),
         None => {
             let problem = format!("has the entry {merge:?}, which is not a pair");
-            Err(ModelError::config(&gguf.path, MERGES, problem))
+            Err(ModelError::config(&gguf.path, keys::MERGES, problem))
         }
     });
     pairs.collect()

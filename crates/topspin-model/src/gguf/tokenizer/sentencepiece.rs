@@ -11,10 +11,9 @@ use std::cmp::Ordering;
 use serde_json::{Value as Json, json};
 use tokenizers::models::bpe::Merges;
 
-use super::{BYTE, Gguf, NORMAL, Parts, TOKENS, USER_DEFINED, Value, Vocabulary};
+use super::describe::Model;
+use super::{BYTE, Gguf, NORMAL, Parts, USER_DEFINED, Value, Vocabulary, keys};
 use crate::error::ModelError;
-
-const SCORES: &str = "tokenizer.ggml.scores";
 
 /// Most memory for merges in bytes, by the rough count of [`merges`]. The 61,249 of Phi-3's 32,064 tokens take 3 MB, and a
 /// vocabulary eight times as large takes about eight times as much; pieces that are all parts of each other would take any
@@ -34,13 +33,13 @@ pub(super) fn read_parts(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Parts, 
     let bytes = (0..vocabulary.tokens.len()).filter(|&id| vocabulary.kind(id) == BYTE).count();
     if vocabulary.unknown.is_none() && bytes < 256 {
         let problem = format!("has neither a token for the unknown nor one for each of the 256 bytes, but {bytes}");
-        return fail(TOKENS, problem);
+        return fail(keys::TOKENS, problem);
     }
     let joins = |id: usize| [NORMAL, USER_DEFINED].contains(&vocabulary.kind(id));
     let Some(merges) = merges(vocabulary.tokens, scores, joins) else {
         let problem =
             format!("needs more than {} MiB of merges; the file is damaged, fetch it again", MAX_MERGES >> 20);
-        return fail(TOKENS, problem);
+        return fail(keys::TOKENS, problem);
     };
     let unknown = vocabulary.unknown.map(|id| &vocabulary.tokens[id as usize]);
     let model = vocabulary.model(&gguf.path, merges, |builder| {
@@ -49,20 +48,16 @@ pub(super) fn read_parts(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Parts, 
     })?;
 
     // A text begins as a word does in the middle of one, and so does what follows a special token.
-    let prefix = gguf.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-    let mark_spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
+    let prefix = gguf.bool(keys::SPACE_PREFIX)?.unwrap_or(true);
     let show_spaces = json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " });
     let mut decoders = vec![show_spaces, json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
-    let normalizer = if prefix {
+    if prefix {
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
-        json!({ "type": "Sequence", "normalizers": [{ "type": "Prepend", "prepend": "▁" }, mark_spaces] })
-    } else {
-        mark_spaces
-    };
-    let phi3 = gguf.text("general.architecture")? == Some("phi3");
+    }
+    let phi3 = gguf.text(keys::ARCHITECTURE)? == Some("phi3");
     Ok(Parts {
         model,
-        normalizer,
+        normalizer: normalizer(prefix),
         pre_tokenizer: Json::Null,
         post_processor: Json::Null,
         decoder: json!({ "type": "Sequence", "decoders": decoders }),
@@ -72,9 +67,51 @@ pub(super) fn read_parts(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Parts, 
     })
 }
 
+/// What is done to a text first.
+fn normalizer(prefix: bool) -> Json {
+    let mark_spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
+    match prefix {
+        true => json!({ "type": "Sequence", "normalizers": [{ "type": "Prepend", "prepend": "▁" }, mark_spaces] }),
+        false => mark_spaces,
+    }
+}
+
+/// Whether a text begins as a word does in the middle of one, if it is prepared as SentencePiece does.
+pub(super) fn space_prefix(found: &Json, pre_tokenizer: &Json) -> Option<bool> {
+    // Gemma's cuts behind spaces, of which there are none any more.
+    let idle = json!({
+        "type": "Split", "pattern": { "String": " " }, "behavior": "MergedWithPrevious", "invert": false
+    });
+    let prefix = [true, false].into_iter().find(|&prefix| normalizer(prefix) == *found)?;
+    (pre_tokenizer.is_null() || *pre_tokenizer == idle).then_some(prefix)
+}
+
+/// The score of each piece: the sooner it is made by merges, the higher. `None` if that is not all that the merges say.
+pub(super) fn scores(tokens: &[String], model: &Model, joins: impl Fn(usize) -> bool) -> Option<Vec<f64>> {
+    let made = made_by(&model.merges);
+    let mut scores = vec![-(made.len() as f64); tokens.len()];
+    for (rank, piece) in made.iter().enumerate() {
+        *scores.get_mut(*model.vocab.get(piece)? as usize)? = -(rank as f64);
+    }
+    let mut derived = merges(tokens, &scores, joins)?;
+    // Which pair of several that make a piece comes first is left open; see above.
+    let same_order = made_by(&derived) == made;
+    let mut given = model.merges.clone();
+    given.sort_unstable();
+    derived.sort_unstable();
+    (same_order && given == derived).then_some(scores)
+}
+
+/// The pieces that merges make, one after another.
+fn made_by(merges: &Merges) -> Vec<String> {
+    let mut made: Vec<String> = merges.iter().map(|(left, right)| format!("{left}{right}")).collect();
+    made.dedup();
+    made
+}
+
 fn read_scores(gguf: &Gguf, tokens: usize) -> Result<&[f64], ModelError> {
-    let fail = |problem: String| Err(ModelError::config(&gguf.path, SCORES, problem));
-    match gguf.value(SCORES) {
+    let fail = |problem: String| Err(ModelError::config(&gguf.path, keys::SCORES, problem));
+    match gguf.value(keys::SCORES) {
         None => fail("is missing".into()),
         Some(Value::Floats(list)) if list.len() == tokens => match list.iter().position(|score| score.is_nan()) {
             Some(id) => fail(format!("has no number for token {id}; the file is damaged, fetch it again")),
