@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod adapter;
 mod bad_input;
 mod bench;
 mod chat;

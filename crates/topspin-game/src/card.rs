@@ -6,6 +6,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use topspin_model::adapter::Adapter;
+
 use crate::config::Config;
 use crate::run::{Input, Manifest, RunError, Summary};
 
@@ -14,7 +16,7 @@ use crate::run::{Input, Manifest, RunError, Summary};
 pub struct Exported<'a> {
     /// The name of the card's model.
     pub name: &'a str,
-    /// What opens it, by the Hub's name: `transformers` or `gguf`.
+    /// What opens it, by the Hub's name: `transformers`, `gguf` or `peft`.
     pub library: &'a str,
     /// The family of the decoder.
     pub architecture: &'a str,
@@ -22,6 +24,22 @@ pub struct Exported<'a> {
     pub parameters: usize,
     /// The type of its elements.
     pub element_type: &'a str,
+    /// The adapter that is merged into it or, for `peft`, is all there is.
+    pub adapter: Option<&'a Adapter>,
+}
+
+impl Exported<'_> {
+    /// What there is, in a sentence.
+    fn sentence(&self) -> String {
+        let Self { architecture, element_type, .. } = self;
+        let model = format!("{} parameters of the architecture `{architecture}`", grouped(self.parameters));
+        let Some(adapter) = self.adapter else { return format!("{model}, in {element_type}.") };
+        let (rank, own) = (adapter.config().rank, grouped(adapter.layout().len()));
+        match self.library {
+            "peft" => format!("An adapter (LoRA) of rank {rank}, {own} parameters, for a model of {model}."),
+            _ => format!("{model}, in {element_type}; an adapter (LoRA) of rank {rank} is merged into them."),
+        }
+    }
 }
 
 /// Settings that name files and commands of the machine, or say nothing about the model.
@@ -122,9 +140,8 @@ impl Card {
         put("pipeline_tag: text-generation".into());
         put("tags:".into());
         ["topspin"].iter().chain(tags).for_each(|tag| put(format!("- {tag}")));
-        let Exported { name, architecture, parameters, element_type, .. } = exported;
-        put(format!("---\n\n# {name}\n"));
-        put(format!("{} parameters of the architecture `{architecture}`, in {element_type}.\n", grouped(*parameters)));
+        put(format!("---\n\n# {}\n", exported.name));
+        put(format!("{}\n", exported.sentence()));
         Self { text }
     }
 
@@ -212,6 +229,7 @@ mod tests {
         architecture: "llama",
         parameters: 1_250_000,
         element_type: "bf16",
+        adapter: None,
     };
 
     #[test]

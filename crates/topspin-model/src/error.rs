@@ -57,6 +57,18 @@ pub enum ModelError {
         /// Why, and what would mend it.
         problem: String,
     },
+    /// The model that an adapter was trained on is not where its settings say.
+    #[error(
+        "the adapter `{}` is of a model that cannot be opened: {problem} (`base_model_name_or_path` in its `adapter_config.json` \
+         names it)",
+        adapter.display()
+    )]
+    AdapterBase {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// What is wrong with the model.
+        problem: String,
+    },
     /// A weight file as a whole cannot be used.
     #[error("cannot use the weights in `{}`: {problem}", path.display())]
     Weights {

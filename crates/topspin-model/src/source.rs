@@ -65,7 +65,9 @@ impl ModelSource {
         if !AdapterFiles::is_in(path) {
             return Ok(Self::Folder(path.into()));
         }
-        match Self::resolve_with(&AdapterFiles::base_of(path)?, hub)? {
+        let base = Self::resolve_with(&AdapterFiles::base_of(path)?, hub)
+            .map_err(|e| ModelError::AdapterBase { adapter: path.into(), problem: e.to_string() })?;
+        match base {
             Self::Adapter(base, _) => {
                 let problem = format!("its base `{}` is an adapter too; merge that one first", base.display());
                 Err(ModelError::NotAModel { spec: path.display().to_string(), problem })

@@ -70,6 +70,11 @@ impl AdapterFiles {
         Ok(parameters)
     }
 
+    /// Writes the adapter as another folder.
+    pub fn save_again(&self, dir: &Path) -> Result<(), ModelError> {
+        save_adapter(dir, &self.adapter, &self.parameters()?, &Self::base_of(&self.dir)?)
+    }
+
     /// The model with this adapter.
     pub fn attach<D: Device>(&self, decoder: Decoder<D>) -> Result<Decoder<D>, ModelError> {
         Ok(decoder.with_adapter(self.adapter.clone(), self.parameters()?))

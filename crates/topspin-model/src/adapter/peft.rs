@@ -38,10 +38,12 @@ impl Base {
     /// As a user names it: a path, or `hf:org/name[@revision]`.
     pub fn spec(&self) -> String {
         let Self { name, revision } = self;
-        match (Path::new(name).exists(), revision.as_str()) {
-            (true, _) => name.clone(),
-            (false, "") => format!("hf:{name}"),
-            (false, revision) => format!("hf:{name}@{revision}"),
+        // The Hub's names have two parts.
+        let on_hub = name.split('/').filter(|part| !part.is_empty()).count() == 2 && !Path::new(name).exists();
+        match (on_hub, revision.as_str()) {
+            (false, _) => name.clone(),
+            (true, "") => format!("hf:{name}"),
+            (true, revision) => format!("hf:{name}@{revision}"),
         }
     }
 

@@ -9,9 +9,10 @@ use topspin_files::{Action, FileError};
 use topspin_game::card::{self, Exported};
 use topspin_game::run::stage_of_model;
 use topspin_kernels::memory::Memory;
+use topspin_model::adapter::AdapterFiles;
 use topspin_model::checkpoint::{SaveDtype, save_folder};
 use topspin_model::gguf::{GgufDraft, SaveType};
-use topspin_model::source::{ModelFiles, ModelSource};
+use topspin_model::source::ModelFiles;
 use tracing::info;
 
 use crate::{engine, output};
@@ -21,17 +22,18 @@ Examples:
   topspin export runs/e2e-smollm2 --output e2e --type bf16
   topspin export runs/e2e-smollm2 --output e2e-gguf --format gguf --type q8_0
   topspin export runs/e2e-smollm2 --iteration 1 --output e2e-1
+  topspin export runs/e2e-smollm2-lora --output e2e-lora --format peft
   topspin export hf:HuggingFaceTB/SmolLM2-135M-Instruct --output smollm2 --format gguf --type f16";
 
-/// Write a model for other programs: a Hugging Face folder, or a GGUF file for llama.cpp
+/// Write a model for other programs: a Hugging Face folder, a GGUF file for llama.cpp, or an adapter for PEFT
 ///
-/// Of a run it is the best iteration. The output is a new folder, written whole or not at all, that can be uploaded as it is:
+/// Of a run it is the best iteration. An adapter is merged into its model, or written by itself with `--format peft`. The output is a new folder, written whole or not at all, that can be uploaded as it is:
 /// the model with its tokenizer and chat template, and a model card, `README.md`, that tells what the run's files say: base
 /// model, method, data, results and settings. A model that GGUF cannot hold is an error that says why.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A run folder, or a model: a Hugging Face folder, a GGUF file, or `hf:ORG/NAME`
+    /// A run folder, or a model: a Hugging Face folder, an adapter's folder, a GGUF file, or `hf:ORG/NAME`
     #[arg(value_name = "RUN|MODEL")]
     from: String,
     /// The folder to write, whose name is also that of the model; it must not exist
@@ -40,7 +42,7 @@ pub struct Args {
     /// The format
     #[arg(long, value_enum, default_value_t = Format::Hf)]
     format: Format,
-    /// The type of the weights; in GGUF vectors stay f32
+    /// The type of the weights; in GGUF vectors stay f32, and so do adapters
     #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t = Type::F32)]
     element_type: Type,
     /// Of a run, take this iteration; 0 is the supervised model [default: the best]
@@ -55,6 +57,8 @@ enum Format {
     Hf,
     /// One file, for llama.cpp and others
     Gguf,
+    /// The adapter alone, for PEFT, vLLM and others
+    Peft,
 }
 
 /// The type of the weights, as typed.
@@ -90,23 +94,21 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let form = Form::new(args.format, args.element_type)?;
     let (origin, files) = open(&args)?;
     let title = args.output.file_name().unwrap_or(args.output.as_os_str()).to_string_lossy();
-    let parameters = files.config.layout().len();
     let exported = Exported {
         name: &title,
         library: form.library(),
         architecture: files.config.family.model_type(),
-        parameters,
+        parameters: files.config.layout().len(),
         element_type: &name(args.element_type),
+        adapter: files.adapter().map(AdapterFiles::adapter),
     };
     let card = match &origin {
         Origin::Run { dir, folder } => card::of_run(dir, folder, &exported)?,
         Origin::Model => card::of_model(&args.from, files.source().path(), &exported),
     };
     let writer = form.prepare(&files, &title)?;
-    let mut weights = Memory::zeroed(parameters);
-    files.read_parameters(&mut weights)?;
     topspin_files::write_dir_atomic(&args.output, |dir| -> anyhow::Result<()> {
-        writer.write(dir, &files, &weights)?;
+        writer.write(dir, &files)?;
         Ok(topspin_files::write_atomic(&dir.join("README.md"), |out| out.write_all(card.as_bytes()))?)
     })?;
     let what = if let Origin::Run { folder, .. } = &origin { folder.as_str() } else { &args.from };
@@ -135,7 +137,7 @@ fn open(args: &Args) -> anyhow::Result<(Origin, ModelFiles)> {
         return Ok((Origin::Model, engine::open(&args.from)?));
     }
     let folder = stage_of_model(dir, args.iteration)?;
-    let files = ModelFiles::open(&ModelSource::Folder(dir.join(&folder).join("model")))?;
+    let files = engine::open(&dir.join(&folder).join("model").display().to_string())?;
     Ok((Origin::Run { dir: dir.into(), folder }, files))
 }
 
@@ -143,6 +145,7 @@ fn open(args: &Args) -> anyhow::Result<(Origin, ModelFiles)> {
 enum Form {
     Folder(SaveDtype),
     Gguf(SaveType),
+    Adapter,
 }
 
 impl Form {
@@ -154,6 +157,8 @@ impl Form {
             (Format::Hf, Type::Q8_0) => {
                 bail!("`--type q8_0` is one of GGUF; add `--format gguf`, or choose `f32`, `bf16` or `f16`")
             }
+            (Format::Peft, Type::F32) => Self::Adapter,
+            (Format::Peft, _) => bail!("an adapter is written in f32, as it was trained; leave `--type` out"),
             (Format::Gguf, Type::F32) => Self::Gguf(SaveType::F32),
             (Format::Gguf, Type::Bf16) => Self::Gguf(SaveType::BF16),
             (Format::Gguf, Type::F16) => Self::Gguf(SaveType::F16),
@@ -166,6 +171,7 @@ impl Form {
         match self {
             Self::Folder(_) => "transformers",
             Self::Gguf(_) => "gguf",
+            Self::Adapter => "peft",
         }
     }
 
@@ -181,6 +187,13 @@ impl Form {
                 }
                 Writer::Gguf { draft, name: format!("{title}-{save_type:?}.gguf") }
             }
+            Self::Adapter => match files.adapter() {
+                Some(adapter) => Writer::Adapter(adapter.clone()),
+                None => bail!(
+                    "`{}` is a whole model, without an adapter; export it as `hf` or `gguf`",
+                    files.source().path().display()
+                ),
+            },
         })
     }
 }
@@ -189,14 +202,21 @@ impl Form {
 enum Writer {
     Folder(SaveDtype),
     Gguf { draft: GgufDraft, name: String },
+    Adapter(AdapterFiles),
 }
 
 impl Writer {
-    /// Writes the parameters of the model's arena into an empty folder.
-    fn write(&self, dir: &Path, files: &ModelFiles, parameters: &[f32]) -> anyhow::Result<()> {
+    /// Reads the parameters and writes them into an empty folder.
+    fn write(&self, dir: &Path, files: &ModelFiles) -> anyhow::Result<()> {
+        let parameters = || -> anyhow::Result<_> {
+            let mut parameters = Memory::zeroed(files.config.layout().len());
+            files.read_parameters(&mut parameters)?;
+            Ok(parameters)
+        };
         match self {
-            Self::Folder(dtype) => save_folder(dir, &files.config, parameters, *dtype, &files.dialect)?,
-            Self::Gguf { draft, name } => draft.write(&dir.join(name), parameters)?,
+            Self::Folder(dtype) => save_folder(dir, &files.config, &parameters()?, *dtype, &files.dialect)?,
+            Self::Gguf { draft, name } => draft.write(&dir.join(name), &parameters()?)?,
+            Self::Adapter(adapter) => adapter.save_again(dir)?,
         }
         Ok(())
     }
