@@ -60,12 +60,13 @@ pub fn run(Args { model, rows, new_tokens, json }: Args) -> anyhow::Result<()> {
         config.max_positions
     );
     engine::say(&model.model, config.layout().len(), precision);
-    let (parameters, read_seconds) = timed(|| Ok(files.read_frozen()?))?;
+    let (parameters, read_seconds) = timed(|| files.read_frozen());
+    let parameters = parameters?;
     let Parameters::Frozen { matrices, .. } = &parameters else { unreachable!("what is read is frozen") };
     // The table of an untied embedding takes part in no product.
     let of_products = &matrices[usize::from(!config.tie_word_embeddings)..];
-    let (_, input_gradient_seconds) =
-        timed(|| Ok(of_products.iter().for_each(|matrix| input_gradient(precision, matrix, rows))))?;
+    let ((), input_gradient_seconds) =
+        timed(|| of_products.iter().for_each(|matrix| input_gradient(precision, matrix, rows)));
 
     let decoder = Decoder::new(Cpu::new(), config.clone(), parameters, precision, Use::InPlace);
     let mut tape = Tape::new(decoder.device(), Keep::LayerInputs);
@@ -74,12 +75,12 @@ pub fn run(Args { model, rows, new_tokens, json }: Args) -> anyhow::Result<()> {
     batch.push(&tokens[..rows], &[], None, 0);
     batch.outputs = (0..rows as u32).collect();
     batch.targets = tokens[1..].to_vec();
-    let (logprobs, forward_seconds) = timed(|| Ok(decoder.logprobs(&batch, &mut tape)))?;
+    let (logprobs, forward_seconds) = timed(|| decoder.logprobs(&batch, &mut tape));
     ensure!(
         logprobs.iter().all(|logprob| logprob.is_finite()),
         "the weights give log-probabilities that are no numbers"
     );
-    let (_, generation) = timed(|| Ok(generate(&decoder, &tokens[..1], new_tokens)))?;
+    let ((), generation) = timed(|| generate(&decoder, &tokens[..1], new_tokens));
 
     let figures = Figures {
         work: "frozen",
@@ -96,10 +97,10 @@ pub fn run(Args { model, rows, new_tokens, json }: Args) -> anyhow::Result<()> {
     if json { output::print_json(&figures) } else { print_table(&figures) }
 }
 
-fn timed<R>(work: impl FnOnce() -> anyhow::Result<R>) -> anyhow::Result<(R, f64)> {
+fn timed<R>(work: impl FnOnce() -> R) -> (R, f64) {
     let start = Instant::now();
-    let result = work()?;
-    Ok((result, start.elapsed().as_secs_f64()))
+    let result = work();
+    (result, start.elapsed().as_secs_f64())
 }
 
 fn input_gradient(precision: Precision, matrix: &Stored, rows: usize) {
