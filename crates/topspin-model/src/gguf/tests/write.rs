@@ -229,7 +229,7 @@ fn tokenizers_are_described_as_they_were() {
             assert_eq!(gguf.value(keys::MERGES), Some(&again[keys::MERGES]), "{name}");
         }
         let rebuilt = Gguf::draft(&gguf.path, again, []);
-        super::super::tokenizer::check(&rebuilt, &dialect).unwrap();
+        tokenizer::check(&rebuilt, &dialect).unwrap();
         let texts = std::fs::read_to_string(golden("tokenizers/texts.json")).unwrap();
         let texts: Vec<String> = serde_json::from_str(&texts).unwrap();
         let rebuilt = read_dialect(&rebuilt).unwrap();
