@@ -82,7 +82,7 @@ fn tensors_and_settings_are_those_of_llama_cpps_conversion() {
 
 /// What of each family's golden model a file has no place for, if anything.
 const REFUSED: [(&str, &str); 9] = [
-    ("gemma2", "an output head beside the embedding"),
+    ("gemma2", "the factor of the model's attention scores"),
     ("gemma3", "the factor of the model's attention scores"),
     ("gemma3-scaled", "the factor of the model's attention scores"),
     ("gemma3-yarn", "rotary positions scaled as `yarn`"),
@@ -133,6 +133,13 @@ fn a_model_is_read_back_to_the_bit_or_refused() {
         assert!(close, "{name}");
     }
     assert_eq!(refused.len(), REFUSED.len());
+
+    // What a file could say, but llama.cpp does not open.
+    let (_, gemma2) = families().into_iter().find(|(name, _)| name == "gemma2").unwrap();
+    let scale = Some((gemma2.head_dim as f32).powf(-0.5));
+    let gemma2 = DecoderConfig { attention_scale: scale, tie_word_embeddings: false, ..gemma2 };
+    let error = GgufDraft::new(Path::new("m"), &gemma2, &letters(), SaveType::F32).unwrap_err().to_string();
+    assert!(error.contains("`gemma2` of that format has no place for an output head beside the embedding"), "{error}");
 }
 
 /// Bytes that the `gguf` package makes of the same numbers (`scripts/oracle/gguf_blocks.py`).
