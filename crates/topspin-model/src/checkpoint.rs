@@ -77,6 +77,9 @@ impl Checkpoint {
         let Some(map) = map.and_then(Value::as_object) else {
             return Err(ModelError::config(index, "weight_map", "is missing, or is not a table of tensors and files"));
         };
+        if map.is_empty() {
+            return Err(ModelError::config(index, "weight_map", "is empty; save the model again"));
+        }
         let mut names = BTreeSet::new();
         for (tensor, file) in map {
             let plain = file
@@ -189,6 +192,7 @@ impl Checkpoint {
                 file.read_exact(encoded).map_err(fail)?;
                 decode(stored.dtype, encoded, part);
             }
+            check_finite(path, &entry.name, &out[entry.range()])?;
         }
         Ok(())
     }
@@ -203,6 +207,20 @@ impl Checkpoint {
             ModelError::tensor(place, &entry.name, "is missing")
         })
     }
+}
+
+/// Whether all values of a tensor, just read, are finite numbers.
+pub(crate) fn check_finite(path: &Path, tensor: &str, values: &[f32]) -> Result<(), ModelError> {
+    // All of a part before the first is looked for: so it takes no branches, and little beside the reading.
+    let is_finite = |part: &[f32]| part.iter().fold(true, |all, x| all & x.is_finite());
+    let Some(part) = values.chunks(CHUNK).position(|part| !is_finite(part)) else { return Ok(()) };
+    let first = values[part * CHUNK..].iter().position(|x| !x.is_finite()).unwrap_or_default() + part * CHUNK;
+    let problem = format!(
+        "has {} as its element {first}, which is no finite number; fetch the file again, or take weights from before \
+         training diverged",
+        values[first]
+    );
+    Err(ModelError::tensor(path, tensor, problem))
 }
 
 fn decode(dtype: Dtype, encoded: &[u8], out: &mut [f32]) {

@@ -4,6 +4,7 @@ use topspin_kernels::arena::Entry;
 
 use super::Gguf;
 use super::rotary::rotary_tensors;
+use crate::checkpoint::check_finite;
 use crate::config::{DecoderConfig, Family, NormPosition};
 use crate::error::ModelError;
 
@@ -41,7 +42,9 @@ impl Gguf {
         self.check(config)?;
         for entry in layout.entries() {
             let tensor = &mut out[entry.range()];
-            self.read_f32(&gguf_name(&entry.name, config.norm_position), tensor)?;
+            let name = gguf_name(&entry.name, config.norm_position);
+            self.read_f32(&name, tensor)?;
+            check_finite(&self.path, &name, tensor)?;
             if is_interleaved(entry, config.family) {
                 let width = entry.shape.get(1).copied().unwrap_or(1);
                 let mut scratch = vec![0.0; config.head_dim * width];
