@@ -75,7 +75,7 @@ fn logits_and_logprobs() {
                 family.assert_close("logits", logits, &format!("logits.{at}"));
             });
             if tokens.len() > 1 {
-                let tree = TokenTree { prompt_id: "", prompt: &tokens[..1], responses: vec![&tokens[1..]] };
+                let tree = TokenTree { prompt_id: "", prompt: &tokens[..1], responses: vec![&tokens[1..]], turns: &[] };
                 let scores = topspin_game::score::score(&decoder, &mut tape, &[tree], 64).unwrap();
                 family.assert_close("logprobs", &scores[0][0], &format!("logprobs.{at}"));
             }
@@ -102,7 +102,7 @@ fn greedy_continuations() {
                 next = vec![choice.token];
             }
             assert_eq!(&found, expected, "{}", family.name);
-            let tree = TokenTree { prompt_id: "", prompt, responses: vec![&found] };
+            let tree = TokenTree { prompt_id: "", prompt, responses: vec![&found], turns: &[] };
             let scores = topspin_game::score::score(&decoder, &mut tape, &[tree], 64).unwrap();
             assert_eq!(bits(&scores[0][0]), bits(&logprobs), "{}", family.name);
         }

@@ -30,7 +30,7 @@ impl Observer for StopAfter<'_> {
 
 /// Plays with stops at random places; returns how often it was stopped and which stages went on from their middle.
 /// `longest` must exceed the steps that a response takes: one that is not completed is begun anew.
-fn play_with_stops(config: &Config, seed: u64, longest: usize) -> (usize, Vec<String>) {
+pub(super) fn play_with_stops(config: &Config, seed: u64, longest: usize) -> (usize, Vec<String>) {
     let mut rng = Rng::new(seed, "stops", 0);
     let (mut stops, mut resumed) = (0, Vec::new());
     loop {
