@@ -13,6 +13,8 @@ mod generate;
 mod help;
 mod inspect;
 mod kill;
+mod malformed;
+mod preference;
 mod reference;
 mod runs;
 mod smollm2;

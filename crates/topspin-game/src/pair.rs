@@ -53,6 +53,8 @@ pub struct Example {
     pub prompt: Vec<u32>,
     /// Tokens of the response, at least one; the end-of-turn token is one of them.
     pub response: Vec<u32>,
+    /// Parts of the prompt to imitate as well, earlier turns of the assistant; none is empty, and none begins at 0.
+    pub turns: Vec<Range<usize>>,
 }
 
 /// One pair out of a list of trees.

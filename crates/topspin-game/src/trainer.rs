@@ -3,6 +3,7 @@
 //! A step packs its examples into batches ([`crate::tree`]), runs each forward and backward, adds up the gradients in
 //! order, clips, and lets the optimizer step. Losses and derivatives of log-probabilities are computed in f64.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use topspin_kernels::device::{Buffer, Device};
@@ -153,7 +154,8 @@ impl<D: Device> Trainer<D> {
         self.apply(gradient)
     }
 
-    /// One supervised step on some of `examples`: the mean of `-log p` over their response tokens.
+    /// One supervised step on some of `examples`: the mean of `-log p` over the tokens to imitate, those of all turns
+    /// alike.
     pub fn sft_step(&mut self, examples: &[Example], chosen: &[usize]) -> Result<Step, TrainError> {
         let gradient = self.sft_gradient(examples, chosen)?;
         self.apply(gradient)
@@ -202,11 +204,12 @@ impl<D: Device> Trainer<D> {
     /// The first half of [`sft_step`](Self::sft_step): computes the gradient.
     pub fn sft_gradient(&mut self, examples: &[Example], chosen: &[usize]) -> Result<Gradient, TrainError> {
         let tree_of = |&index: &usize| {
-            let Example { prompt_id, prompt, response } = &examples[index];
-            TokenTree { prompt_id, prompt, responses: vec![response] }
+            let Example { prompt_id, prompt, response, turns } = &examples[index];
+            TokenTree { prompt_id, prompt, responses: vec![response], turns }
         };
         let trees: Vec<_> = chosen.iter().map(tree_of).collect();
-        let count = trees.iter().map(|tree| tree.responses[0].len()).sum::<usize>() as f64;
+        let wanted = |tree: &TokenTree| tree.turns.iter().map(Range::len).sum::<usize>() + tree.responses[0].len();
+        let count = trees.iter().map(wanted).sum::<usize>() as f64;
         let mut sum = 0.0;
         let throughput = self.accumulate(&trees, |_, logprobs, dlogp| {
             sum += logprobs.iter().map(|&logprob| f64::from(logprob)).sum::<f64>();

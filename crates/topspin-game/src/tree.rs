@@ -2,7 +2,8 @@
 //!
 //! A tree is a prompt with branches, the responses; every branch attends to the prompt and to itself. Its rows are the
 //! tokens of the prompt, then those of each branch but the last, which predicts nothing that is wanted. The last row of
-//! the prompt predicts the first token of every branch.
+//! the prompt predicts the first token of every branch. Where parts of the prompt are wanted as well, earlier turns of the
+//! assistant, its rows predict them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -21,6 +22,8 @@ pub struct TokenTree<'a> {
     pub prompt: &'a [u32],
     /// Tokens of each response, at least one.
     pub responses: Vec<&'a [u32]>,
+    /// Parts of the prompt that are wanted too; none is empty, and none begins at 0.
+    pub turns: &'a [Range<usize>],
 }
 
 /// What makes a tree unfit for a model.
@@ -120,8 +123,14 @@ pub struct Packed {
 impl Packed {
     fn push(&mut self, index: usize, tree: &TokenTree) {
         let batch = &mut self.batch;
+        let root = batch.rows() as u32;
         let prompt = batch.push(tree.prompt, &[], None, batch.rows());
         let fork = batch.rows() as u32 - 1;
+        for turn in tree.turns {
+            // A token is predicted by the row before it.
+            batch.outputs.extend(turn.clone().map(|at| root + at as u32 - 1));
+            batch.targets.extend_from_slice(&tree.prompt[turn.clone()]);
+        }
         for (at, response) in tree.responses.iter().enumerate() {
             let (first_row, first_output) = (batch.rows() as u32, batch.outputs.len());
             let fed = &response[..response.len() - 1];
@@ -169,7 +178,7 @@ impl Group {
         let tree = &trees[self.tree];
         let generated = self.generated.iter().map(|&(index, _)| &tree.generated[index]);
         let responses = std::iter::once(&tree.real).chain(generated).map(|response| &response.token_ids[..]);
-        TokenTree { prompt_id: &tree.prompt_id, prompt: &tree.prompt, responses: responses.collect() }
+        TokenTree { prompt_id: &tree.prompt_id, prompt: &tree.prompt, responses: responses.collect(), turns: &[] }
     }
 }
 
@@ -233,8 +242,9 @@ mod tests {
 
     #[test]
     fn a_tree_has_its_prompt_once_and_a_fork() {
-        let tree = TokenTree { prompt_id: "a", prompt: &[10, 11], responses: vec![&[20, 21, 22], &[30], &[40, 41]] };
-        let other = TokenTree { prompt_id: "b", prompt: &[50], responses: vec![&[60, 61]] };
+        let responses: Vec<&[u32]> = vec![&[20, 21, 22], &[30], &[40, 41]];
+        let tree = TokenTree { prompt_id: "a", prompt: &[10, 11], responses, turns: &[] };
+        let other = TokenTree { prompt_id: "b", prompt: &[50], responses: vec![&[60, 61]], turns: &[] };
         let packed = pack(&[tree, other], 7);
         assert_eq!(packed.len(), 1);
         let Packed { batch, branches } = &packed[0];
@@ -257,6 +267,19 @@ mod tests {
         );
         let branch = |tree, response, outputs| Branch { tree, response, outputs };
         assert_eq!(*branches, [branch(0, 0, 0..3), branch(0, 1, 3..4), branch(0, 2, 4..6), branch(1, 0, 6..8)]);
+    }
+
+    #[test]
+    fn turns_of_the_prompt_are_predicted_within_it() {
+        let before = TokenTree { prompt_id: "a", prompt: &[9], responses: vec![&[8]], turns: &[] };
+        let turns = [1..3, 5..6];
+        let tree =
+            TokenTree { prompt_id: "b", prompt: &[10, 11, 12, 13, 14, 15], responses: vec![&[20, 21]], turns: &turns };
+        let Packed { batch, branches } = pack(&[before, tree], 8).remove(0);
+        assert_eq!(batch.tokens, [9, 10, 11, 12, 13, 14, 15, 20]);
+        assert_eq!(batch.outputs, [0, 1, 2, 5, 6, 7]);
+        assert_eq!(batch.targets, [8, 11, 12, 15, 20, 21]);
+        assert_eq!(branches.iter().map(|branch| branch.outputs.clone()).collect::<Vec<_>>(), [0..1, 4..6]);
     }
 
     fn tokens(longest: usize) -> impl Strategy<Value = Vec<u32>> {
@@ -349,7 +372,7 @@ mod tests {
             ..DecoderConfig::default()
         };
         let check = |prompt: &[u32], response: &[u32]| {
-            TokenTree { prompt_id: "x", prompt, responses: vec![&[1], response] }.check(&config)
+            TokenTree { prompt_id: "x", prompt, responses: vec![&[1], response], turns: &[] }.check(&config)
         };
         assert_eq!(check(&[1, 2], &[3, 4, 5]), Ok(()));
         let prompt_id = || "x".to_owned();

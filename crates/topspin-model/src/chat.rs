@@ -3,12 +3,17 @@
 //! The environment is the one of transformers' `apply_chat_template`: trimmed blocks, loop controls, Python's string
 //! methods, `raise_exception`, `strftime_now`, Python's form of JSON.
 
+mod marks;
+
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja::value::{Kwargs, Serde, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, Value, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
@@ -39,10 +44,26 @@ pub struct ChatTemplate {
     source: String,
     environment: Environment<'static>,
     tokens: BTreeMap<&'static str, String>,
+    /// Whether the template says itself which words are the assistant's.
+    is_marked: bool,
     clock: Clock,
 }
 
 const NAME: &str = "chat_template";
+/// The same template with the marks that `{% generation %}` stands for.
+const MARKED: &str = "chat_template with marks";
+
+/// Steps that a rendering may take: an operation is one, and so are 64 bytes that are written or held on the way. No
+/// conversation that fits into a model comes near, and what does not end, or doubles a text at each turn, is over in a
+/// part of a second and below some hundred megabytes.
+const FUEL: u64 = 2_000_000;
+
+/// Bytes of stack for a template that can put values into values in a loop, as only a namespace allows: enough for as many
+/// as there are steps, since the engine goes down into them one by one. They are taken as they are used.
+const DEEP_STACK: usize = 1 << 29;
+
+/// Characters of an error that are told: a template may raise what it likes.
+const TOLD: usize = 300;
 
 impl ChatTemplate {
     /// Compiles a template. `path` is only named in errors; the tokenizer's special tokens are visible to the template
@@ -54,23 +75,32 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(format_like_python);
         environment.add_filter("tojson", to_json);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
+        environment.add_filter("generation", marks::mark);
+        environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, shortened(&message)))
         });
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|e| ModelError::Template { path: path.into(), problem: e.to_string() })?;
+        environment.set_fuel(Some(FUEL));
+        let is_marked = marks::are_in(source);
+        let mut add = |name, source| {
+            environment
+                .add_template_owned(name, source)
+                .map_err(|e| ModelError::Template { path: path.into(), problem: shortened(&e) })
+        };
+        add(NAME, marks::without_tags(source))?;
+        if is_marked {
+            add(MARKED, marks::with_filters(source))?;
+        }
         let tokens = tokenizer.named_tokens().map(|(key, token)| (key, token.to_owned())).collect();
         let clock = Clock::now();
-        let mut template = Self { path: path.into(), source: source.into(), environment, tokens, clock };
+        let mut template = Self { path: path.into(), source: source.into(), environment, tokens, is_marked, clock };
         template.set_clock(clock);
         Ok(template)
     }
 
     fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
-        self.environment.add_function("strftime_now", move |format: String| {
-            clock.format(&format).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
+        self.environment.add_function("strftime_now", move |format: &str| {
+            clock.format(format).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
         });
     }
 
@@ -109,7 +139,35 @@ impl ChatTemplate {
     }
 
     /// Writes a conversation; with `add_generation_prompt` up to where the model's answer begins.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] if the template refuses the conversation, fails, or takes more steps than any template
+    /// needs: whatever it says, time and memory are bounded.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, ModelError> {
+        self.render_as(NAME, messages, add_generation_prompt)
+    }
+
+    /// Where in `text`, the rendering of `messages`, the words are that the template marks as the assistant's, with
+    /// `{% generation %}` as transformers has it; `None` if it marks none.
+    pub(crate) fn marked(&self, messages: &[Message], text: &str) -> Result<Option<Vec<Range<usize>>>, ModelError> {
+        if !self.is_marked {
+            return Ok(None);
+        }
+        match marks::spans(&self.render_as(MARKED, messages, false)?) {
+            Some((unmarked, spans)) if unmarked == text => Ok(Some(spans)),
+            _ => {
+                Err(self
+                    .error("what it writes between `{% generation %}` and `{% endgeneration %}` cannot be told apart"))
+            }
+        }
+    }
+
+    /// An error about this template.
+    pub(crate) fn error(&self, problem: impl Into<String>) -> ModelError {
+        ModelError::Template { path: self.path.clone(), problem: problem.into() }
+    }
+
+    fn render_as(&self, name: &str, messages: &[Message], add_generation_prompt: bool) -> Result<String, ModelError> {
         let values = context! {
             messages => Serde(messages),
             add_generation_prompt => add_generation_prompt,
@@ -118,11 +176,44 @@ impl ChatTemplate {
             documents => Value::from(()),
             ..Value::from_pairs(self.tokens.iter().map(|(&key, token)| (key, token.as_str())))
         };
-        let template = self.environment.get_template(NAME);
-        template
-            .and_then(|template| template.render(values))
-            .map_err(|e| ModelError::Template { path: self.path.clone(), problem: e.to_string() })
+        let render = || self.environment.get_template(name)?.render(values);
+        let rendered = if self.source.contains("namespace") {
+            std::thread::scope(|scope| {
+                let thread = std::thread::Builder::new().stack_size(DEEP_STACK).spawn_scoped(scope, render);
+                let thread = thread.map_err(|e| self.error(format!("there is no thread to run it on ({e})")))?;
+                Ok::<_, ModelError>(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            })?
+        } else {
+            render()
+        };
+        rendered.map_err(|e| {
+            self.error(match e.kind() {
+                ErrorKind::OutOfFuel => format!(
+                    "it takes more than {FUEL} steps, operations and pieces of 64 bytes; shorten the conversation, or \
+                     mend the template"
+                ),
+                _ => shortened(&e),
+            })
+        })
     }
+}
+
+/// The beginning of a text, which may be of any length; what lies behind it is not even made.
+fn shortened(text: &impl std::fmt::Display) -> String {
+    struct Short(String);
+    impl std::fmt::Write for Short {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            let room = TOLD.saturating_sub(self.0.chars().count());
+            self.0.extend(text.chars().take(room));
+            if text.chars().nth(room).is_some() { Err(std::fmt::Error) } else { Ok(()) }
+        }
+    }
+    let mut short = Short(String::new());
+    let whole = write!(short, "{text}");
+    if whole.is_err() {
+        short.0.push_str("...");
+    }
+    short.0
 }
 
 /// One template, or a list of named ones of which `default` is the one for chats.
@@ -153,74 +244,94 @@ fn from_json(
 }
 
 /// `None`, `True` and `False` where Jinja's own spelling is lower-case.
-fn format_like_python(out: &mut minijinja::Output, state: &mut minijinja::State, value: &Value) -> Result<(), Error> {
-    if value.is_none() {
-        out.write_str("None").map_err(Error::from)
-    } else if let Ok(truth) = bool::try_from(value.clone())
-        && value.kind() == minijinja::value::ValueKind::Bool
-    {
-        out.write_str(if truth { "True" } else { "False" }).map_err(Error::from)
-    } else {
-        minijinja::escape_formatter(out, state, value)
+fn format_like_python(out: &mut minijinja::Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::None => out.write_str("None").map_err(Error::from),
+        ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from),
+        // The engine pays for these only when all is written, which may be never.
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            let mut text = Metered { state, bytes: Vec::new(), out_of_fuel: None };
+            let written = io::Write::write_fmt(&mut text, format_args!("{value}"));
+            match (text.out_of_fuel, written) {
+                (Some(error), _) => Err(error),
+                (None, Err(_)) => Err(Error::new(ErrorKind::InvalidOperation, "a value cannot be written")),
+                (None, Ok(())) => out.write_str(&String::from_utf8_lossy(&text.bytes)).map_err(Error::from),
+            }
+        }
+        _ => minijinja::escape_formatter(out, state, value),
     }
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
+fn to_json(state: &State, value: Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     options.get::<Option<bool>>("ensure_ascii")?;
     options.assert_all_used()?;
-    let fail = |e| Error::new(ErrorKind::BadSerialization, "cannot be written as JSON").with_source(e);
-    let mut out = Vec::new();
-    match indent {
+    let mut out = Metered { state, bytes: Vec::new(), out_of_fuel: None };
+    let written = match indent {
+        Some(n) if n > MAX_INDENT => {
+            return Err(Error::new(ErrorKind::InvalidOperation, format!("JSON cannot be indented by {n}")));
+        }
         Some(n) => {
             let spaces = " ".repeat(n);
             let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)).map_err(fail)?;
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))
         }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)).map_err(fail)?,
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)),
+    };
+    match (out.out_of_fuel, written) {
+        (Some(error), _) => Err(error),
+        (None, Err(e)) => Err(Error::new(ErrorKind::BadSerialization, "cannot be written as JSON").with_source(e)),
+        (None, Ok(())) => Ok(Value::from_safe_string(String::from_utf8_lossy(&out.bytes).into_owned())),
     }
-    Ok(Value::from_safe_string(String::from_utf8_lossy(&out).into_owned()))
+}
+
+/// Largest indentation of JSON.
+const MAX_INDENT: usize = 64;
+
+/// Bytes that are paid for before they are held: a list that holds itself twice, and so on, is short to say and long to
+/// write.
+struct Metered<'a, 'template, 'env> {
+    state: &'a State<'template, 'env>,
+    bytes: Vec<u8>,
+    out_of_fuel: Option<Error>,
+}
+
+impl io::Write for Metered<'_, '_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Many writes are of a byte or two; a step for each is as the engine counts.
+        self.state.consume_fuel(1 + bytes.len() as u64 / 64).map_err(|error| {
+            self.out_of_fuel = Some(error);
+            io::Error::other("out of fuel")
+        })?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Python's separators, `, ` and `: `.
 struct Spaced;
 
 impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
         writer.write_all(b": ")
     }
 }
 
-/// Replaces `{% generation %}` and `{% endgeneration %}`, which mark the assistant's words for transformers and print
-/// nothing, by a condition that always holds: the same block to the engine, with the same trimming.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
-        let (tag, after) = tag.split_at(end);
-        let name = tag.trim_matches(['{', '}', '%', '-', '+']).trim();
-        match name {
-            "generation" => out.push_str(&tag.replacen(name, "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen(name, "endif", 1)),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
-}
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

@@ -81,6 +81,9 @@ impl Checkpoint {
         let Some(map) = map.and_then(Value::as_object) else {
             return Err(ModelError::config(index, "weight_map", "is missing, or is not a table of tensors and files"));
         };
+        if map.is_empty() {
+            return Err(ModelError::config(index, "weight_map", "is empty; save the model again"));
+        }
         let mut names = BTreeSet::new();
         for (tensor, file) in map {
             let plain = file
@@ -195,7 +198,12 @@ impl Checkpoint {
     /// Reads the parameters of a model, its matrices as they are stored.
     pub fn read_frozen(&self, config: &DecoderConfig) -> Result<Parameters, ModelError> {
         self.check(&config.layout())?;
-        Parameters::read_frozen(config, |entry| self.read_rows(entry), |entry, out| self.decode(entry, out))
+        let read_rows = |entry: &Entry| {
+            let rows = self.read_rows(entry)?;
+            check_rows(&self.files[self.stored(entry)?.file], &entry.name, &rows)?;
+            Ok(rows)
+        };
+        Parameters::read_frozen(config, read_rows, |entry, out| self.decode(entry, out))
     }
 
     /// Reads a tensor as f32.
@@ -208,7 +216,7 @@ impl Checkpoint {
             tensor.read_exact(encoded).map_err(|e| self.unread(stored, e))?;
             kind.decode(Level::detect(), encoded, part);
         }
-        Ok(())
+        check_finite(&self.files[stored.file], &entry.name, out, 0)
     }
 
     /// Reads a matrix as it is.
@@ -241,6 +249,33 @@ impl Checkpoint {
             ModelError::tensor(place, &entry.name, "is missing")
         })
     }
+}
+
+/// Whether all values of a tensor, just read, are finite numbers; they are those from element `first` on.
+pub(crate) fn check_finite(path: &Path, tensor: &str, values: &[f32], first: usize) -> Result<(), ModelError> {
+    // All of a part before the first is looked for: so it takes no branches, and little beside the reading.
+    let is_finite = |part: &[f32]| part.iter().fold(true, |all, x| all & x.is_finite());
+    let Some(part) = values.chunks(CHUNK).position(|part| !is_finite(part)) else { return Ok(()) };
+    let at = values[part * CHUNK..].iter().position(|x| !x.is_finite()).unwrap_or_default() + part * CHUNK;
+    let problem = format!(
+        "has {} as its element {}, which is no finite number; fetch the file again, or take weights from before \
+         training diverged",
+        values[at],
+        first + at
+    );
+    Err(ModelError::tensor(path, tensor, problem))
+}
+
+/// The same for rows that stay as they are stored.
+pub(crate) fn check_rows(path: &Path, tensor: &str, rows: &StoredRows) -> Result<(), ModelError> {
+    let (block, bytes) = rows.kind.block();
+    let mut values = vec![0.0; CHUNK];
+    for (at, part) in rows.bytes.chunks(rows.kind.bytes(CHUNK)).enumerate() {
+        let values = &mut values[..part.len() / bytes * block];
+        rows.kind.decode(Level::detect(), part, values);
+        check_finite(path, tensor, values, at * CHUNK)?;
+    }
+    Ok(())
 }
 
 /// How elements of a type that [`Checkpoint::check`] admits are encoded.

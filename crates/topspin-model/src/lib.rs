@@ -6,6 +6,7 @@ pub mod chat;
 pub mod checkpoint;
 mod clock;
 pub mod config;
+pub mod conversation;
 pub mod decoder;
 pub mod dialect;
 pub mod error;

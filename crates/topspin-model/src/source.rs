@@ -157,11 +157,8 @@ impl ModelFiles {
                 Self { config, dialect, source, weights: Weights::Gguf(weights), adapter: None }
             }
         };
-        let (ids, rows) = (files.dialect.tokenizer().vocab_size(), files.config.vocab_size);
-        if ids > rows {
-            let problem = format!(
-                "it has {ids} ids, but the model's vocabulary has {rows}; the files are of two different models"
-            );
+        if let Some(problem) = files.dialect.tokenizer().misfit(files.config.vocab_size) {
+            let problem = format!("{problem}; the files are of two different models");
             return Err(ModelError::tokenizer(files.source.path(), problem));
         }
         Ok(files)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -148,15 +149,33 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         match self.inner.encode_fast(text, false) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(_) => {
-                // The tokenizer does not say where; a text is short enough to look.
-                let unknown = text.chars().find(|c| self.inner.encode_fast(c.to_string(), false).is_err());
-                let problem = unknown.map_or("it is outside of the vocabulary".into(), |c| {
-                    format!("the model has no token for {c:?}; remove it, or choose a model that knows it")
-                });
-                Err(ModelError::Encode { text: text.chars().take(60).collect(), problem })
-            }
+            Err(_) => Err(self.unknown(text)),
         }
+    }
+
+    /// The error of a text that cannot be encoded.
+    fn unknown(&self, text: &str) -> ModelError {
+        // The tokenizer does not say where; a text is short enough to look.
+        let unknown = text.chars().find(|c| self.inner.encode_fast(c.to_string(), false).is_err());
+        let problem = unknown.map_or("it is outside of the vocabulary".into(), |c| {
+            format!("the model has no token for {c:?}; remove it, or choose a model that knows it")
+        });
+        ModelError::Encode { text: text.chars().take(60).collect(), problem }
+    }
+
+    /// Token ids of a text as [`encode`](Self::encode) has them, and which bytes of it each stands for. They overlap where
+    /// a character takes several tokens, and leave no gap.
+    pub(crate) fn encode_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), ModelError> {
+        let encoding = self.inner.encode(text, false).map_err(|_| self.unknown(text))?;
+        let mut end = 0;
+        let place = |&(from, to): &(usize, usize)| {
+            // Some tokenizers do not count the space before a word as part of it.
+            let from = from.min(end);
+            end = end.max(to);
+            from..end
+        };
+        let places = encoding.get_offsets().iter().map(place).collect();
+        Ok((encoding.get_ids().to_vec(), places))
     }
 
     /// The text of some ids, special tokens included. Bytes that are not UTF-8 become U+FFFD; unknown ids vanish.
@@ -173,6 +192,20 @@ impl Tokenizer {
     /// One more than the largest id.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// What is wrong with the tokenizer for a model of `rows` tokens. Tokens that were added beyond them are borne as long as
+    /// none is of those that prompts and turns are made of: some models have one for images, and no row for it.
+    pub(crate) fn misfit(&self, rows: usize) -> Option<String> {
+        let ids = self.inner.get_vocab(false).into_values().max().map_or(0, |id| id as usize + 1);
+        if ids > rows {
+            let all = self.vocab_size;
+            return Some(format!("it has {all} ids, but the model's vocabulary has {rows}"));
+        }
+        let needed = [self.bos, self.separator, Some(self.end_of_turn)].into_iter().flatten();
+        let id = needed.chain(self.stop_ids.iter().copied()).find(|&id| id as usize >= rows)?;
+        let token = self.token(id).unwrap_or_default();
+        Some(format!("its special token `{token}` has the id {id}, but the model's vocabulary has {rows}"))
     }
 
     /// The token that begins a sequence, if the model has one.

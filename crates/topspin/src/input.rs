@@ -104,7 +104,7 @@ impl Line {
 
     /// The prompt with some responses.
     pub fn tree<'a>(&'a self, responses: Vec<&'a [u32]>) -> TokenTree<'a> {
-        TokenTree { prompt_id: &self.record.id, prompt: &self.prompt, responses }
+        TokenTree { prompt_id: &self.record.id, prompt: &self.prompt, responses, turns: &[] }
     }
 
     /// The fields without those that the output sets.

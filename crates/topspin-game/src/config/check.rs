@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use toml::Value;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Opponent};
 use crate::schedule::PerIteration;
 
 /// Largest weight of a source: a copy of a record takes as much memory as the record.
@@ -54,6 +54,14 @@ impl Config {
 
         game.beta.values().iter().try_for_each(|beta| positive("game.beta", *beta))?;
         game.samples.values().iter().try_for_each(|samples| at_least_one("game.samples", *samples))?;
+
+        if let (Opponent::Data, Some(samples)) = (game.opponent, game.samples.values().iter().find(|&&n| n != 1)) {
+            return range(
+                "game.samples",
+                samples,
+                "1 where `game.opponent` is \"data\": a record has one rejected response",
+            );
+        }
 
         rollout.temperature.values().iter().try_for_each(|t| positive("rollout.temperature", *t))?;
         if !(rollout.top_p > 0.0 && rollout.top_p <= 1.0) {

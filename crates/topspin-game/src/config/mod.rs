@@ -193,6 +193,10 @@ pub struct Sft {
     pub enabled: bool,
     /// Records trained on; 0 is all of them.
     pub prompts: usize,
+    /// Which of the assistant's turns in a conversation are trained on: `last`, the response to the prompt, or `all`. The
+    /// last, as self-play, which shares all that comes before it between both responses (docs/data.md); `all` learns more
+    /// from conversations of several turns.
+    pub turns: Turns,
     /// Passes over them. One: a converged supervised model is a fixed point of self-play (docs/method.md).
     pub epochs: usize,
     /// Peak learning rate; 2e-5 is the usual one for full fine-tuning of small models.
@@ -210,6 +214,17 @@ pub struct Sft {
     pub controls: Vec<Control>,
 }
 
+/// Turns of the assistant that are trained on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Turns {
+    /// The last one.
+    #[default]
+    Last,
+    /// All.
+    All,
+}
+
 /// `[[sft.controls]]`: one supervised control.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,6 +240,7 @@ impl Default for Sft {
         Self {
             enabled: true,
             prompts: 0,
+            turns: Turns::Last,
             epochs: 1,
             lr: 2e-5,
             optimizer: OptimizerKind::AdamW,
@@ -242,6 +258,10 @@ impl Default for Sft {
 pub struct Game {
     /// Self-play iterations. Three, as most of the gain comes early; the best one is named, not the last.
     pub iterations: usize,
+    /// Who gives the generated responses: `model`, as in self-play, or `data`, the rejected ones of preference pairs. With
+    /// `data` nothing is sampled and an iteration is a round of DPO whose reference is the model before it; one iteration
+    /// is DPO itself.
+    pub opponent: Opponent,
     /// Weight of the KL term: the larger, the smaller the step. 1: the exact iteration then converges in one step, and
     /// it oscillates below 1/2 (docs/method.md).
     pub beta: PerIteration<f64>,
@@ -260,6 +280,7 @@ impl Default for Game {
     fn default() -> Self {
         Self {
             iterations: 3,
+            opponent: Opponent::Model,
             beta: PerIteration::One(1.0),
             objective: PerIteration::One(Objective::Logistic),
             samples: PerIteration::One(1),
@@ -267,6 +288,16 @@ impl Default for Game {
             seed: 0,
         }
     }
+}
+
+/// Who gives the generated responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Opponent {
+    /// The model as it stood before the iteration.
+    Model,
+    /// The data.
+    Data,
 }
 
 /// `[rollout]`: how the opponent's responses are sampled.

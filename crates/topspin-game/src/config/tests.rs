@@ -134,6 +134,10 @@ fn values_out_of_range_are_named() {
     ] {
         assert_eq!(error("", &[set]), expected);
     }
+    assert_eq!(
+        error("", &["game.opponent=data", "game.samples=[1, 4, 1]"]),
+        "`game.samples` is 4, but must be 1 where `game.opponent` is \"data\": a record has one rejected response"
+    );
     let off = error("", &["eval.best=greedy.exact_match", "eval.greedy=false"]);
     assert!(
         off.starts_with("`eval.best` is \"greedy.exact_match\", but must be a metric of what is generated"),

@@ -76,6 +76,7 @@ pub fn train<D: Device + Clone>(
             prompt_id: question.prompt.clone(),
             prompt: dialect.encode_prompt(&[Message::new("user", &question.prompt)])?,
             response: dialect.encode_response(&habitual(&question.answer, &mut rng))?,
+            turns: Vec::new(),
         })
     };
     let examples = questions.iter().map(example).collect::<Result<Vec<_>, QuickstartError>>()?;

@@ -93,6 +93,19 @@ pub enum RunError {
         /// Where the first one stands, and what is wrong with it.
         first: String,
     },
+    /// Records without a rejected response where the data play the opponent.
+    #[error(
+        "{without} of {records} training records have no rejected response, and `game.opponent` = \"data\" needs one; add \
+         `rejected`, or leave such records out with `data.max_unusable`; the first is {first}"
+    )]
+    NoRejected {
+        /// Records without one.
+        without: usize,
+        /// All records to train on.
+        records: usize,
+        /// Where the first one stands.
+        first: Place,
+    },
     /// Nothing is left to train or evaluate on.
     #[error("{what}; {mend}")]
     NoRecords {

@@ -153,6 +153,7 @@ impl<D: Device + Clone> Run<'_, D> {
                     prompt_id: &item.record.id,
                     prompt: &item.prompt,
                     responses: item.good_tokens.iter().map(Vec::as_slice).collect(),
+                    turns: &[],
                 })
                 .collect();
             let scores = score(&decoder, &mut tape, &trees, self.config.train.batch_tokens)?;

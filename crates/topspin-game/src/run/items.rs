@@ -7,6 +7,7 @@ use serde::Serialize;
 use topspin_data::{Dataset, Need, Options, Place, Reason, Record, Source, Unusable};
 use topspin_model::chat::Message;
 use topspin_model::config::DecoderConfig;
+use topspin_model::conversation::Conversation;
 use topspin_model::dialect::Dialect;
 use topspin_model::error::ModelError;
 use topspin_model::hub::Hub;
@@ -14,7 +15,7 @@ use topspin_rollout::Finish;
 
 use super::RunError;
 use super::manifest::Records;
-use crate::config::{Config, Data, fetch};
+use crate::config::{Config, Data, Opponent, Turns, fetch};
 use crate::pair::Example;
 
 /// Seed of the held-out share and of the test records drawn: not the run's, so that runs with other seeds are evaluated
@@ -35,12 +36,20 @@ pub struct Item {
     pub real: Vec<u32>,
     /// Whether the real response was cut.
     pub finish: Finish,
+    /// Tokens of the rejected response and whether it was cut, where the data play the opponent.
+    pub rejected: Option<(Vec<u32>, Finish)>,
+    /// The whole conversation as something to imitate, where all turns of the assistant are.
+    conversation: Option<Example>,
 }
 
 impl Item {
     /// The item as something to imitate.
-    pub fn example(&self) -> Example {
-        Example { prompt_id: self.id.clone(), prompt: self.prompt.clone(), response: self.real.clone() }
+    fn example(&self) -> Example {
+        let last = || {
+            let (prompt, response) = (self.prompt.clone(), self.real.clone());
+            Example { prompt_id: self.id.clone(), prompt, response, turns: Vec::new() }
+        };
+        self.conversation.clone().unwrap_or_else(last)
     }
 }
 
@@ -118,6 +127,9 @@ impl Items {
             records.read += found(&test);
             (test, train)
         };
+        if config.game.opponent == Opponent::Data && data.max_unusable == 0.0 {
+            check_rejected(&train)?;
+        }
         let mut encoder = Encoder::new(config, decoder, dialect);
         encoder.unusable.extend(train.unusable.iter().chain(&test.unusable).cloned());
         let test = match config.eval.prompts {
@@ -175,6 +187,13 @@ fn read(data: &Data, sources: &[Source], need: Need) -> Result<Dataset, RunError
     Ok(topspin_data::read(sources, &options)?)
 }
 
+/// Whether every record has a rejected response: else all that lack one are told at once.
+fn check_rejected(train: &Dataset) -> Result<(), RunError> {
+    let mut without = train.records.iter().filter(|record| record.rejected.is_none());
+    let Some(first) = without.next() else { return Ok(()) };
+    Err(RunError::NoRejected { without: 1 + without.count(), records: train.len(), first: first.place.clone() })
+}
+
 /// Records that a dataset had before any was passed over.
 fn found(dataset: &Dataset) -> usize {
     dataset.len() + dataset.unusable.len()
@@ -211,6 +230,11 @@ pub fn by_reason(counts: &BTreeMap<String, usize>) -> String {
     counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
 }
 
+/// A record's prompt, as a chat template takes it.
+fn messages(record: &Record) -> Vec<Message> {
+    record.messages.iter().map(|message| Message::new(&*message.role, &*message.content)).collect()
+}
+
 /// From records to tokens.
 struct Encoder<'a> {
     dialect: &'a Dialect,
@@ -218,6 +242,8 @@ struct Encoder<'a> {
     /// 0: none but the context.
     prompt_limit: usize,
     response_limit: usize,
+    turns: Turns,
+    opponent: Opponent,
     /// Whether a record that cannot be used is left out; else it is an error.
     tolerant: bool,
     unusable: Vec<Unusable>,
@@ -250,6 +276,8 @@ impl<'a> Encoder<'a> {
             context: decoder.max_positions,
             prompt_limit: config.data.max_prompt_tokens,
             response_limit,
+            turns: config.sft.turns,
+            opponent: config.game.opponent,
             tolerant: config.data.max_unusable > 0.0,
             unusable: Vec::new(),
             too_long: Vec::new(),
@@ -301,9 +329,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn prompt(&self, record: &Record) -> Result<Vec<u32>, Problem> {
-        let messages: Vec<_> =
-            record.messages.iter().map(|m| Message::new(m.role.as_str(), m.content.as_str())).collect();
-        let tokens = self.dialect.encode_prompt(&messages).map_err(malformed)?;
+        let tokens = self.dialect.encode_prompt(&messages(record)).map_err(malformed)?;
         if tokens.is_empty() {
             return Err(Problem::Unusable(Reason::Empty, "the prompt has no tokens; fill it in".into()));
         }
@@ -312,18 +338,50 @@ impl<'a> Encoder<'a> {
 
     /// Tokens of a good response, cut where generated ones are, and whether it was.
     fn response(&self, text: &str, prompt: &[u32]) -> Result<(Vec<u32>, Finish), Problem> {
-        let mut tokens = self.dialect.encode_response(text).map_err(malformed)?;
+        Ok(self.cut(self.dialect.encode_response(text).map_err(malformed)?, prompt))
+    }
+
+    fn cut(&self, mut tokens: Vec<u32>, prompt: &[u32]) -> (Vec<u32>, Finish) {
         let limit = self.response_limit.min(self.context - prompt.len());
         let finish = if tokens.len() > limit { Finish::Length } else { Finish::Stop };
         // Without an end-of-turn token: it did not end there.
         tokens.truncate(limit);
-        Ok((tokens, finish))
+        (tokens, finish)
     }
 
     fn item(&self, record: Record, prompt: Vec<u32>) -> Result<Item, Problem> {
         let text = record.response.as_deref().unwrap_or_default();
         let (real, finish) = self.response(text, &prompt)?;
-        Ok(Item { line: record.number, id: record.id, prompt, real, finish })
+        let conversation = match self.turns {
+            Turns::Last => None,
+            Turns::All => Some(self.conversation(&record, text)?),
+        };
+        let rejected = match self.opponent {
+            Opponent::Model => None,
+            Opponent::Data => Some(self.rejected(&record, &prompt)?),
+        };
+        Ok(Item { line: record.number, id: record.id, prompt, real, finish, rejected, conversation })
+    }
+
+    fn rejected(&self, record: &Record, prompt: &[u32]) -> Result<(Vec<u32>, Finish), Problem> {
+        match &record.rejected {
+            Some(text) => self.response(text, prompt),
+            None => {
+                let problem = "there is no rejected response, and `game.opponent` = \"data\" needs one; add `rejected`";
+                Err(Problem::Unusable(Reason::Empty, problem.into()))
+            }
+        }
+    }
+
+    /// All turns of the assistant as something to imitate: the last one as the response, cut as such.
+    fn conversation(&self, record: &Record, response: &str) -> Result<Example, Problem> {
+        let mut messages = messages(record);
+        messages.push(Message::new("assistant", response));
+        let Conversation { mut tokens, mut turns } = self.dialect.encode_conversation(&messages).map_err(malformed)?;
+        let response = turns.pop().map_or_else(Vec::new, |last| tokens.split_off(last.start));
+        let prompt = self.check_length(tokens)?;
+        let (response, _) = self.cut(response, &prompt);
+        Ok(Example { prompt_id: record.id.clone(), prompt, response, turns })
     }
 
     fn test_item(&self, record: Record, prompt: Vec<u32>) -> Result<TestItem, Problem> {

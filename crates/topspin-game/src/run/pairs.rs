@@ -102,6 +102,7 @@ impl<D: Device + Clone> Run<'_, D> {
                     prompt_id: &tree.prompt_id,
                     prompt: &tree.prompt,
                     responses: responses(tree).filter(|r| is_bare(r)).map(|r| &r.token_ids[..]).collect(),
+                    turns: &[],
                 })
                 .collect();
             let scores = score(&decoder, &mut tape, &bare, self.config.train.batch_tokens)?;

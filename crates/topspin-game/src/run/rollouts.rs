@@ -1,4 +1,5 @@
-//! The opponent answers the prompts of an iteration, and says how likely the real responses are to it.
+//! The opponent answers the prompts of an iteration, and says how likely the real responses are to it. Where the data give
+//! the answers, it says how likely both are.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,9 +56,14 @@ impl Wanted {
 
     /// The log-probabilities of the real response.
     fn real(item: &Item) -> Self {
-        let task = Task::Score { token_ids: item.real.clone() };
+        Self::score(item, None, &item.real)
+    }
+
+    /// The log-probabilities of a response, which has the place of sample number `sample`.
+    fn score(item: &Item, sample: Option<u32>, token_ids: &[u32]) -> Self {
+        let task = Task::Score { token_ids: token_ids.to_vec() };
         let request = Request { prompt: item.prompt.clone(), task };
-        Self { line: item.line, prompt_id: item.id.clone(), sample: None, request }
+        Self { line: item.line, prompt_id: item.id.clone(), sample, request }
     }
 
     fn key(&self) -> (usize, Option<u32>) {
@@ -74,24 +80,30 @@ struct Figures {
 }
 
 impl<D: Device + Clone> Run<'_, D> {
-    /// Samples the responses of iteration `k` from the model before it, which scores the real ones on the way.
+    /// Samples the responses of iteration `k` from the model before it, which scores the real ones on the way; rejected
+    /// responses of the data, which take the place of samples, are scored too.
     pub(super) fn rollouts(&mut self, k: usize) -> Result<Done, RunError> {
         let name = format!("iter-{k}/rollouts");
         let samples = *self.config.game.samples.of(k) as u32;
         let rollout = &self.config.rollout;
         let share = self.items.share(&self.config, k);
         let finishes: Vec<_> = share.iter().map(|item| item.finish).collect();
+        let given: Vec<_> = share.iter().filter_map(|item| Some(item.rejected.as_ref()?.1)).collect();
         let wanted = share.into_iter().flat_map(|item| {
-            let Item { line, id, prompt, .. } = item;
-            let sample = move |sample| Wanted::sample(*line, id, prompt, sample, rollout.max_new_tokens);
-            (0..samples).map(sample).chain([Wanted::real(item)])
+            let Item { line, id, prompt, rejected, .. } = item;
+            let sample = |sample| match rejected {
+                Some((token_ids, _)) => Wanted::score(item, Some(sample), token_ids),
+                None => Wanted::sample(*line, id, prompt, sample, rollout.max_new_tokens),
+            };
+            (0..samples).map(sample).chain([Wanted::real(item)]).collect::<Vec<_>>()
         });
         let wanted = wanted.collect();
         let sampling = Sampling { temperature: *rollout.temperature.of(k), top_k: rollout.top_k, top_p: rollout.top_p };
         let all = self.complete(&name, &format!("iter-{}", k - 1), wanted, sampling, k as u64)?;
-        let (samples, mut real): (Vec<_>, Vec<_>) = all.into_iter().partition(|rollout| rollout.sample.is_some());
+        let (mut samples, mut real): (Vec<_>, Vec<_>) = all.into_iter().partition(|rollout| rollout.sample.is_some());
         // The engine sees a stop token at the end, not whether the data went on.
         real.iter_mut().zip(finishes).for_each(|(real, finish)| real.response.finish = finish);
+        samples.iter_mut().zip(given).for_each(|(sample, finish)| sample.response.finish = finish);
         let files = [format!("{name}.jsonl"), format!("iter-{k}/real.jsonl")];
         write_lines(&self.path(&files[0]), &samples)?;
         write_lines(&self.path(&files[1]), &real)?;
@@ -157,13 +169,16 @@ impl<D: Device + Clone> Run<'_, D> {
             seed: self.config.game.seed,
             iteration,
         };
+        let sampled = requests.iter().filter(|request| matches!(request.task, Task::Sample { .. })).count();
+        // Where nothing is drawn, the tokens that are read tell how fast it goes.
+        let drawn = |progress: &Progress| if sampled > 0 { progress.tokens } else { progress.rows };
         let halt = AtomicBool::new(false);
         let mut engine = Engine::new(&decoder, settings)?.stop_when(&halt);
         let (start, mut failed, mut last) = (Instant::now(), None, Progress::default());
         let ended = engine.run_with(requests, |event| match event {
             Event::Completion { request, completion } if failed.is_none() => failed = take(request, completion).err(),
             Event::Step(progress) => {
-                let rate = progress.tokens as f64 / start.elapsed().as_secs_f64();
+                let rate = drawn(&progress) as f64 / start.elapsed().as_secs_f64();
                 self.observer.advance(done + progress.completed, &format!("{rate:.0} tokens/s"));
                 last = progress;
                 halt.store(failed.is_some() || self.stop.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -177,15 +192,16 @@ impl<D: Device + Clone> Run<'_, D> {
             (Ok(_), None) => {}
         }
         let seconds = start.elapsed().as_secs_f64();
-        let sampled = requests.iter().filter(|request| matches!(request.task, Task::Sample { .. })).count();
-        let scored = match requests.len() - sampled {
-            0 => String::new(),
-            scored => format!(", {scored} real ones scored"),
+        let scored = requests.len() - sampled;
+        let mean = last.tokens as f64 / sampled.max(1) as f64;
+        let work = match (sampled, scored) {
+            (0, _) => format!("{scored} given responses scored"),
+            (_, 0) => format!("{sampled} responses of {mean:.1} tokens on average"),
+            _ => format!("{sampled} responses of {mean:.1} tokens on average, {scored} real ones scored"),
         };
         self.observer.say(&format!(
-            "{name}: {sampled} responses of {:.1} tokens on average{scored}; {:.0} tokens/s, {:.0}% of the product rate",
-            last.tokens as f64 / sampled.max(1) as f64,
-            last.tokens as f64 / seconds,
+            "{name}: {work}; {:.0} tokens/s, {:.0}% of the product rate",
+            drawn(&last) as f64 / seconds,
             100.0 * last.flops as f64 / seconds / self.rate,
         ));
         Ok(())

@@ -161,7 +161,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let (before, pairs) = (format!("iter-{}", k - 1), all_pairs(&trees));
         if pairs.is_empty() {
             self.observer.warn(&format!(
-                "{folder}: every sample is the real response itself, so there is nothing left to learn from; the model \
+                "{folder}: every generated response is the real one itself, so there is nothing left to learn from; the model \
                  stays as it is"
             ));
             let decoder = self.trainee(&before, k as u64)?;

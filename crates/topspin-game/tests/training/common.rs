@@ -97,7 +97,7 @@ pub fn trees() -> impl Strategy<Value = Vec<Tree>> {
 /// The tokens of a tree.
 pub fn tokens_of(tree: &Tree) -> TokenTree<'_> {
     let responses = std::iter::once(&tree.real).chain(&tree.generated).map(|response| &response.token_ids[..]);
-    TokenTree { prompt_id: &tree.prompt_id, prompt: &tree.prompt, responses: responses.collect() }
+    TokenTree { prompt_id: &tree.prompt_id, prompt: &tree.prompt, responses: responses.collect(), turns: &[] }
 }
 
 /// Puts the log-probabilities of the model at hand into the trees: the model becomes its own opponent.

@@ -72,7 +72,7 @@ impl Family {
     fn check_logprobs(&self, decoder: &Decoder<Cpu>, prefix: &str) {
         let mut tape = Tape::new(decoder.device(), Keep::Nothing);
         for (at, tokens) in self.stored.expected.sequences.iter().enumerate().filter(|(_, tokens)| tokens.len() > 1) {
-            let tree = TokenTree { prompt_id: "", prompt: &tokens[..1], responses: vec![&tokens[1..]] };
+            let tree = TokenTree { prompt_id: "", prompt: &tokens[..1], responses: vec![&tokens[1..]], turns: &[] };
             let scores = topspin_game::score::score(decoder, &mut tape, &[tree], 64).unwrap();
             self.assert_close("logprobs", &scores[0][0], &format!("{prefix}logprobs.{at}"));
         }
@@ -142,7 +142,7 @@ fn greedy_continuations() {
                 next = vec![choice.token];
             }
             assert_eq!(&found, expected, "{}", family.name);
-            let tree = TokenTree { prompt_id: "", prompt, responses: vec![&found] };
+            let tree = TokenTree { prompt_id: "", prompt, responses: vec![&found], turns: &[] };
             let scores = topspin_game::score::score(&decoder, &mut tape, &[tree], 64).unwrap();
             assert_eq!(bits(&scores[0][0]), bits(&logprobs), "{}", family.name);
         }

@@ -123,7 +123,7 @@ fn logits_and_logprobs() {
             });
             assert_close(&format!("logits.{at}"), &logits, &golden.0.tensor(&format!("logits.{at}")));
             if tokens.len() > 1 {
-                let tree = TokenTree { prompt_id: "", prompt: &tokens[..1], responses: vec![&tokens[1..]] };
+                let tree = TokenTree { prompt_id: "", prompt: &tokens[..1], responses: vec![&tokens[1..]], turns: &[] };
                 let scores = topspin_game::score::score(&decoder, &mut tape, &[tree], 64).unwrap();
                 assert_close(&format!("logprobs.{at}"), &scores[0][0], &golden.0.tensor(&format!("logprobs.{at}")));
             }

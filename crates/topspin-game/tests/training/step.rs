@@ -133,7 +133,7 @@ fn what_cannot_be_trained_on_is_named() {
     trees[0].real.token_ids.clear();
     trees[0].real.logprobs.clear();
     assert!(spin(&trees, &first).contains("has no tokens"), "{}", spin(&trees, &first));
-    let example = Example { prompt_id: "b".into(), prompt: vec![], response: vec![1] };
+    let example = Example { prompt_id: "b".into(), prompt: vec![], response: vec![1], turns: vec![] };
     let error = trainer.sft_step(&[example], &[0]).unwrap_err().to_string();
     assert_eq!(error, "the prompt `b` has no tokens; remove its record");
 }

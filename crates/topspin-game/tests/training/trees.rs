@@ -136,23 +136,33 @@ proptest! {
         config in config(),
         seed in any::<u64>(),
         trees in trees(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 4),
         batch_tokens in 1..80usize,
     ) {
-        let examples: Vec<_> = trees
-            .into_iter()
-            .map(|tree| Example { prompt_id: tree.prompt_id, prompt: tree.prompt, response: tree.real.token_ids })
-            .collect();
+        let example = |tree: Tree| {
+            // Two earlier turns of the assistant, or fewer where the prompt has no room.
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| 1 + cut.index(tree.prompt.len())).collect();
+            cuts.sort_unstable();
+            let turns = cuts.chunks(2).map(|cut| cut[0]..cut[1].min(tree.prompt.len())).filter(|turn| !turn.is_empty());
+            let turns = turns.collect();
+            Example { prompt_id: tree.prompt_id, prompt: tree.prompt, response: tree.real.token_ids, turns }
+        };
+        let examples: Vec<_> = trees.into_iter().map(example).collect();
         let chosen: Vec<usize> = (0..examples.len()).rev().collect();
         let mut trainer = trainer(&config, seed, without_clipping(ADAMW, batch_tokens, Keep::Everything));
         let found = trainer.sft_gradient(&examples, &chosen).unwrap();
 
         let mut rows = FullRows::new(&config, seed);
-        let tokens = examples.iter().map(|example| example.response.len()).sum::<usize>() as f64;
+        let earlier = |example: &Example| example.turns.iter().map(|turn| turn.len()).sum::<usize>();
+        let tokens = examples.iter().map(|example| earlier(example) + example.response.len()).sum::<usize>() as f64;
         let mut loss = 0.0;
         let mut terms = [Memory::zeroed(trainer.grads().len())];
-        for Example { prompt, response, .. } in &examples {
-            loss -= rows.logprobs(prompt, response).iter().map(|&x| f64::from(x)).sum::<f64>() / tokens;
-            rows.backward(prompt, response, -1.0 / tokens, &mut terms[0]);
+        for Example { prompt, response, turns, .. } in &examples {
+            let earlier = turns.iter().map(|turn| (&prompt[..turn.start], &prompt[turn.clone()]));
+            for (prompt, response) in earlier.chain([(&prompt[..], &response[..])]) {
+                loss -= rows.logprobs(prompt, response).iter().map(|&x| f64::from(x)).sum::<f64>() / tokens;
+                rows.backward(prompt, response, -1.0 / tokens, &mut terms[0]);
+            }
         }
         prop_assert!((found.loss - loss).abs() < 1e-12 * (1.0 + loss), "{} {loss}", found.loss);
         let (error, name) = distance_from_sum(&config, trainer.grads(), &terms);

@@ -1,3 +1,5 @@
+mod damaged;
+
 use std::fs;
 
 use proptest::prelude::*;

@@ -4,6 +4,7 @@ use topspin_kernels::arena::Entry;
 
 use super::Gguf;
 use super::rotary::rotary_tensors;
+use crate::checkpoint::{check_finite, check_rows};
 use crate::config::{DecoderConfig, Family, NormPosition};
 use crate::decoder::Parameters;
 use crate::error::ModelError;
@@ -47,7 +48,9 @@ impl Gguf {
     pub fn read_frozen(&self, config: &DecoderConfig) -> Result<Parameters, ModelError> {
         self.check(config)?;
         let read_rows = |entry: &Entry| {
-            let mut rows = self.read_rows(&gguf_name(&entry.name, config.norm_position))?;
+            let name = gguf_name(&entry.name, config.norm_position);
+            let mut rows = self.read_rows(&name)?;
+            check_rows(&self.path, &name, &rows)?;
             if is_interleaved(entry, config.family) {
                 deinterleave(&mut rows.bytes, config.head_dim, rows.kind.bytes(entry.shape[1]));
             }
@@ -58,7 +61,9 @@ impl Gguf {
 
     /// Decodes the tensor of an entry of the layout of `config`.
     fn decode(&self, entry: &Entry, config: &DecoderConfig, out: &mut [f32]) -> Result<(), ModelError> {
-        self.read_f32(&gguf_name(&entry.name, config.norm_position), out)?;
+        let name = gguf_name(&entry.name, config.norm_position);
+        self.read_f32(&name, out)?;
+        check_finite(&self.path, &name, out, 0)?;
         if is_interleaved(entry, config.family) {
             deinterleave(out, config.head_dim, entry.shape.get(1).copied().unwrap_or(1));
         }

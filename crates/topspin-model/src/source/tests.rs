@@ -51,7 +51,10 @@ proptest! {
 /// Opens what may be damaged; where that succeeds, using it must too.
 fn use_all(path: &Path) {
     let Ok(model) = open(path) else { return };
-    model.read_parameters(&mut vec![0.0; model.config.layout().len()]).unwrap();
+    if let Err(error) = model.read_parameters(&mut vec![0.0; model.config.layout().len()]) {
+        // A bit may make a number into none.
+        assert!(error.to_string().contains("which is no finite number"), "{error}");
+    }
     let ids = model.dialect.encode_prompt(&[Message::new("user", "the \u{1f40d} <|im_end|>")]);
     model.dialect.decode_response(&ids.unwrap_or_default());
 }
@@ -72,12 +75,65 @@ proptest! {
     #[test]
     fn a_damaged_folder_never_panics(at in any::<prop::sample::Index>(), bit in 0_u8..8, file in 0..4_usize) {
         let (dir, ..) = saved(small_config(1), 4);
-        let names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
-        let path = dir.path().join(names[file]);
+        let path = dir.path().join(JSON[file]);
         let mut bytes = fs::read(&path).unwrap();
         let at = at.index(bytes.len());
         bytes[at] ^= 1_u8 << bit;
         fs::write(&path, bytes).unwrap();
+        use_all(dir.path());
+    }
+}
+
+/// The files of JSON in a folder.
+const JSON: [&str; 4] = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
+
+/// Puts `new` in the place that `way` leads to, child by child.
+fn replace(json: &mut serde_json::Value, way: &[prop::sample::Index], new: serde_json::Value) {
+    use serde_json::Value;
+    let Some((step, way)) = way.split_first() else { return *json = new };
+    match json {
+        Value::Array(items) if !items.is_empty() => {
+            let at = step.index(items.len());
+            replace(&mut items[at], way, new);
+        }
+        Value::Object(items) if !items.is_empty() => {
+            let at = step.index(items.len());
+            replace(items.values_mut().nth(at).unwrap(), way, new);
+        }
+        _ => *json = new,
+    }
+}
+
+fn any_json() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::json;
+    prop_oneof![
+        Just(json!(null)),
+        Just(json!(true)),
+        Just(json!(-1)),
+        Just(json!(1e308)),
+        Just(json!(u64::MAX)),
+        Just(json!("")),
+        Just(json!([])),
+        Just(json!({})),
+        Just(json!([[1, "a"], null])),
+        Just(json!({"type": "Sequence", "a": []})),
+        (0..300_u32).prop_map(serde_json::Value::from),
+        "\\PC{0,8}".prop_map(serde_json::Value::from),
+    ]
+}
+
+proptest! {
+    /// Runs long with `PROPTEST_CASES`.
+    #[test]
+    fn json_of_the_wrong_shape_never_panics(
+        file in 0..JSON.len(),
+        changes in prop::collection::vec((prop::collection::vec(any::<prop::sample::Index>(), 1..6), any_json()), 1..4),
+    ) {
+        let (dir, ..) = saved(small_config(1), 4);
+        let path = dir.path().join(JSON[file]);
+        let mut json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        changes.into_iter().for_each(|(way, new)| replace(&mut json, &way, new));
+        fs::write(&path, json.to_string()).unwrap();
         use_all(dir.path());
     }
 }
@@ -204,4 +260,29 @@ fn names_what_is_wrong() {
     let expected = "cannot use the tokenizer in `DIR`: it has 261 ids, but the model's vocabulary has 5; the files \
                     are of two different models";
     assert_eq!(error(&dir), expected);
+}
+
+/// Tokens that were added for what this decoder does not read, such as images, may have no row; those that a turn is made of
+/// must.
+#[test]
+fn added_tokens_beyond_the_vocabulary_are_borne_unless_they_are_needed() {
+    let (dir, config, _) = saved(small_config(0), 1);
+    let edit = |name: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let path = dir.path().join(name);
+        let mut json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut json);
+        fs::write(&path, json.to_string()).unwrap();
+    };
+    edit("tokenizer.json", &|json| {
+        let mut token = json["added_tokens"][0].clone();
+        (token["id"], token["content"]) = (config.vocab_size.into(), "<image>".into());
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+    });
+    let tokenizer = open(dir.path()).unwrap().dialect.tokenizer().clone();
+    assert_eq!(tokenizer.encode("<image>").unwrap(), [261]);
+    edit("tokenizer_config.json", &|json| json["eos_token"] = "<image>".into());
+    let error = open(dir.path()).unwrap_err().to_string();
+    let problem = "its special token `<image>` has the id 261, but the model's vocabulary has 261; the files are of two \
+                   different models";
+    assert!(error.ends_with(problem), "{error}");
 }

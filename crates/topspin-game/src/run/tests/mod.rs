@@ -23,8 +23,10 @@ use crate::tree::TokenTree;
 mod adapter;
 mod changes;
 mod data;
+mod given;
 mod resume;
 mod settings;
+mod turns;
 
 /// What the data and the tokenizer are made of.
 const ALPHABET: &str = "abcdefgh ";
@@ -193,6 +195,7 @@ fn real_responses_are_scored_by_the_opponent() {
             prompt_id: &tree.prompt_id,
             prompt: &tree.prompt,
             responses: vec![&tree.real.token_ids],
+            turns: &[],
         });
         let mut tape = Tape::new(decoder.device(), Keep::Nothing);
         let scores = score(&decoder, &mut tape, &bare.collect::<Vec<_>>(), 64).unwrap();

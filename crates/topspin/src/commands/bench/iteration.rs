@@ -161,6 +161,7 @@ impl Iteration<'_> {
                 prompt_id: name,
                 prompt: &example.prompt,
                 responses: vec![&example.real],
+                turns: &[],
             })
             .collect()
     }

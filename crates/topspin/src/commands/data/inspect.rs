@@ -5,11 +5,13 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use topspin_data::{Columns, Dataset, Need, Options, Reason, Record, RecordShape, Source, Unusable};
-use topspin_game::config::{Config, fetch};
+use topspin_game::config::{Config, Turns, fetch};
+use topspin_model::chat::Message;
+use topspin_model::conversation::Conversation;
 use topspin_model::source::ModelFiles;
 
 use super::lengths::Lengths;
-use super::rendering::{Example, Marks};
+use super::rendering::{Example, Marks, Part};
 use crate::flags::positive;
 use crate::{engine, input, output};
 
@@ -17,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   topspin data inspect train.jsonl
   topspin data inspect train.jsonl --model M --max-response-tokens 96
+  topspin data inspect chats.jsonl --model M --turns all
   topspin data inspect 'data/*.parquet' extra.csv --column prompt=frage --column response=antwort
   topspin data inspect scraped.jsonl.gz --problems --json";
 
@@ -40,6 +43,9 @@ pub struct Args {
     /// Longest response that is not cut [default: 256, that of `rollout.max_new_tokens`]
     #[arg(long, value_name = "N", value_parser = positive, requires = "model")]
     max_response_tokens: Option<usize>,
+    /// Which of the assistant's turns are trained on, `last` or `all`, as `sft.turns` says it [default: last]
+    #[arg(long, value_name = "WHICH", value_parser = turns, requires = "model")]
+    turns: Option<Turns>,
     /// The records' shape, as `data.shape` names it
     #[arg(long, value_name = "SHAPE", value_parser = shape, default_value = "auto")]
     shape: RecordShape,
@@ -58,6 +64,10 @@ pub struct Args {
 }
 
 fn shape(text: &str) -> Result<RecordShape, String> {
+    serde_json::from_value(text.into()).map_err(|e| e.to_string())
+}
+
+fn turns(text: &str) -> Result<Turns, String> {
     serde_json::from_value(text.into()).map_err(|e| e.to_string())
 }
 
@@ -113,13 +123,28 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match &args.model {
         Some(model) => {
             let files = engine::open(model)?;
-            let limit = args.max_response_tokens.unwrap_or(Config::default().rollout.max_new_tokens);
-            dataset.records.iter().for_each(|record| measured.tokens(record, &files, limit, args.examples));
+            let view = View {
+                files: &files,
+                limit: args.max_response_tokens.unwrap_or(Config::default().rollout.max_new_tokens),
+                turns: args.turns.unwrap_or_default(),
+                shown: args.examples,
+            };
+            dataset.records.iter().for_each(|record| measured.tokens(record, &view));
         }
         None => dataset.records.iter().for_each(|record| measured.characters(record, args.examples)),
     }
     let findings = findings(args.files, &dataset, measured, args.model.is_some(), args.problems);
     if args.json { output::print_json(&findings) } else { output::print(|out| tell(out, &findings)) }
+}
+
+/// What records are looked at with.
+struct View<'a> {
+    files: &'a ModelFiles,
+    /// Longest response.
+    limit: usize,
+    turns: Turns,
+    /// Records to show.
+    shown: usize,
 }
 
 /// What is found record by record.
@@ -141,45 +166,65 @@ impl Measured {
         }
     }
 
-    fn tokens(&mut self, record: &Record, files: &ModelFiles, limit: usize, shown: usize) {
-        if let Err((reason, problem)) = self.try_tokens(record, files, limit, shown) {
+    fn tokens(&mut self, record: &Record, view: &View) {
+        if let Err((reason, problem)) = self.try_tokens(record, view) {
             self.unusable.push(Unusable { place: record.place.clone(), reason, problem });
         }
     }
 
-    fn try_tokens(
-        &mut self,
-        record: &Record,
-        files: &ModelFiles,
-        limit: usize,
-        shown: usize,
-    ) -> Result<(), (Reason, String)> {
-        let (dialect, context) = (&files.dialect, files.config.max_positions);
-        let malformed = |e: topspin_model::error::ModelError| (Reason::Malformed, e.to_string());
-        let prompt = dialect.encode_prompt(&input::messages(record)).map_err(malformed)?;
-        let response =
-            record.response.as_ref().map(|text| dialect.encode_response(text)).transpose().map_err(malformed)?;
-        if prompt.len() >= context {
-            let problem = format!("the prompt has {} tokens, and the model's context is {context}", prompt.len());
+    fn try_tokens(&mut self, record: &Record, view: &View) -> Result<(), (Reason, String)> {
+        let context = view.files.config.max_positions;
+        let Conversation { mut tokens, mut turns } = conversation(record, view)?;
+        let response = turns.pop().map(|last| tokens.split_off(last.start));
+        if tokens.len() >= context {
+            let problem = format!("the prompt has {} tokens, and the model's context is {context}", tokens.len());
             return Err((Reason::TooLong, problem));
         }
-        self.prompts.push(prompt.len());
+        self.prompts.push(tokens.len());
         self.responses.extend(response.as_ref().map(Vec::len));
         let mut response = response.unwrap_or_default();
-        let kept = response.len().min(limit).min(context - prompt.len());
+        let kept = response.len().min(view.limit).min(context - tokens.len());
         let cut = response.len() - kept;
         if cut > 0 {
             let problem = format!("the response has {} tokens and is cut to {kept}", response.len());
             self.cut.push(Problem { place: record.place.to_string(), kind: "cut".into(), problem });
         }
-        if self.examples.len() < shown {
+        if self.examples.len() < view.shown {
             response.truncate(kept);
-            let text = |ids: &[u32]| dialect.tokenizer().decode(ids);
-            let place = record.place.to_string();
-            self.examples.push(Example { place, read: text(&prompt), trained: text(&response), cut });
+            let text = |ids: &[u32]| view.files.dialect.tokenizer().decode(ids);
+            let (mut parts, mut behind) = (Vec::new(), 0);
+            for turn in turns {
+                parts.extend([
+                    Part::read(text(&tokens[behind..turn.start])),
+                    Part::trained(text(&tokens[turn.clone()])),
+                ]);
+                behind = turn.end;
+            }
+            parts.extend([Part::read(text(&tokens[behind..])), Part::trained(text(&response))]);
+            self.examples.push(Example { place: record.place.to_string(), parts, cut });
         }
         Ok(())
     }
+}
+
+/// A record as tokens, and what of it is trained on; nothing, where it has no response.
+fn conversation(record: &Record, view: &View) -> Result<Conversation, (Reason, String)> {
+    let dialect = &view.files.dialect;
+    let mut messages = input::messages(record);
+    let conversation = match (&record.response, view.turns) {
+        (None, _) => dialect.encode_prompt(&messages).map(|tokens| Conversation { tokens, turns: Vec::new() }),
+        (Some(text), Turns::Last) => dialect.encode_prompt(&messages).and_then(|mut tokens| {
+            let start = tokens.len();
+            tokens.extend(dialect.encode_response(text)?);
+            let turn = start..tokens.len();
+            Ok(Conversation { tokens, turns: vec![turn] })
+        }),
+        (Some(text), Turns::All) => {
+            messages.push(Message::new("assistant", text));
+            dialect.encode_conversation(&messages)
+        }
+    };
+    conversation.map_err(|e| (Reason::Malformed, e.to_string()))
 }
 
 fn findings(files: Vec<String>, dataset: &Dataset, measured: Measured, in_tokens: bool, named: bool) -> Findings {

@@ -13,13 +13,30 @@ const SHOWN: usize = 1200;
 pub struct Example {
     /// Where it stands.
     pub place: String,
-    /// What the model reads.
-    pub read: String,
-    /// What it is trained to write behind that.
-    pub trained: String,
+    /// Its text in order.
+    pub parts: Vec<Part>,
     /// Tokens that are cut off.
     #[serde(skip_serializing_if = "is_zero")]
     pub cut: usize,
+}
+
+/// What the model reads, or is trained to write.
+#[derive(Serialize)]
+pub struct Part {
+    text: String,
+    trained: bool,
+}
+
+impl Part {
+    /// What the model only reads.
+    pub fn read(text: String) -> Self {
+        Self { text, trained: false }
+    }
+
+    /// What it is trained to write.
+    pub fn trained(text: String) -> Self {
+        Self { text, trained: true }
+    }
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -32,17 +49,25 @@ impl Example {
         let turn = |role: &str, content: &str| format!("{role}: {content}\n");
         let read: String = record.messages.iter().map(|m| turn(&m.role, &m.content)).collect();
         let trained = record.response.clone().unwrap_or_default();
-        Self { place: record.place.to_string(), read: format!("{read}assistant: "), trained, cut: 0 }
+        let parts = vec![Part::read(format!("{read}assistant: ")), Part::trained(trained)];
+        Self { place: record.place.to_string(), parts, cut: 0 }
     }
 
     /// The text, what is trained on between `marks`.
     pub fn text(&self, marks: Marks) -> String {
         let Marks(open, close) = marks;
-        if self.trained.is_empty() {
-            return format!("{} (nothing is trained on)", shown(&self.read).trim_end());
+        let part = |part: &Part| match shown(&part.text) {
+            text if part.trained && !text.is_empty() => format!("{open}{text}{close}"),
+            text => text,
+        };
+        let text: String = self.parts.iter().map(part).collect();
+        match self.cut {
+            _ if !self.parts.iter().any(|part| part.trained && !part.text.is_empty()) => {
+                format!("{} (nothing is trained on)", text.trim_end())
+            }
+            0 => text,
+            cut => format!("{text} ({cut} tokens more are cut off)"),
         }
-        let cut = if self.cut > 0 { format!(" ({} tokens more are cut off)", self.cut) } else { String::new() };
-        format!("{}{open}{}{close}{cut}", shown(&self.read), shown(&self.trained))
     }
 }
 
