@@ -123,8 +123,9 @@ proptest! {
             let loss = |by: f32| gradient(&mut trainer(&config, seed, dropout, Some((&direction, by)), Keep::Everything), &trees);
             (loss(step) - loss(-step)) / f64::from(2.0 * step)
         };
-        // Richardson: two steps leave an error of the fourth order.
-        let expected = (4.0 * slope(1e-3) - slope(2e-3)) / 3.0;
+        // Richardson: two steps leave an error of the fourth order. The loss moves by some thousandths: steep ones bend.
+        let step = (4e-3 / norm).min(1e-3) as f32;
+        let expected = (4.0 * slope(step) - slope(2.0 * step)) / 3.0;
         prop_assert!((norm - expected).abs() < 5e-3 * norm, "{norm}, not {expected}");
     }
 
