@@ -112,7 +112,7 @@ impl GgmlType {
         elements / per_block * bytes
     }
 
-    /// Decodes whole blocks with the vector instructions of `level`, whose bits are the same at all levels.
+    /// Decodes whole blocks with the vector instructions of `level`, whose bits, but for those of NaNs, are the same at all levels.
     ///
     /// # Panics
     /// If `encoded` is not as long as the blocks of `out`.
@@ -311,7 +311,8 @@ mod tests {
                 let decoded = |level: Level| {
                     let mut out = vec![f32::NAN; blocks * elements];
                     kind.decode(level, &seed[..blocks * bytes], &mut out);
-                    out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                    // Of the sum of two NaNs, which one it is depends on the order of the operands.
+                    out.into_iter().map(|x| if x.is_nan() { f32::NAN } else { x }.to_bits()).collect::<Vec<_>>()
                 };
                 let expected = decoded(Level::Scalar);
                 for level in Level::available() {
