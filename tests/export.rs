@@ -90,7 +90,7 @@ fn a_run_is_its_best_iteration() {
     for fact in [
         format!("It is `{best}`, the best of the run by `nll.per_token`."),
         "[arXiv 2401.01335](https://arxiv.org/abs/2401.01335)".into(),
-        "Objective `logistic`, beta 0.1,".into(),
+        "Objective `logistic`, beta 1.0, 3 sample(s) of each prompt; 2 iteration(s) played of 2".into(),
         "game.iterations = 2\n".into(),
     ] {
         assert!(card.contains(&fact), "{fact}\n{card}");
