@@ -79,6 +79,7 @@ fn says_what_a_path_is() {
     [sft]
     enabled = true
     prompts = 0
+    turns = "last"
     epochs = 1
     lr = 0.00002
     optimizer = "adamw"
@@ -89,6 +90,7 @@ fn says_what_a_path_is() {
 
     [game]
     iterations = 2
+    opponent = "model"
     beta = [0.5, 1.0]
     objective = "logistic"
     samples = 1

@@ -9,7 +9,7 @@ fn message(role: &str, content: &str) -> Value {
 }
 
 const CONFIG: &str = "[model]\npath = 'model'\n[data]\ntrain = 'pairs.jsonl'\ntest_share = 0.3\n[sft]\nenabled = false\n\
-    [game]\nopponent = 'data'\niterations = 2\nbeta = 0.1\n[train]\nlr = 1e-3\nwarmup = 0.0\nbatch_pairs = 2\n[rollout]\nmax_new_tokens = 8\n\
+    [game]\nopponent = 'data'\niterations = 2\nbeta = 0.1\n[train]\noptimizer = 'adamw'\nlr = 1e-3\nepochs = 6\nbatch_pairs = 4\n[rollout]\nmax_new_tokens = 8\n\
     [output]\ndir = 'out'\n";
 
 /// Both shapes of preference pairs are trained on, without a sample being drawn to train on.

@@ -193,7 +193,10 @@ proptest! {
         let Ok(gguf) = Gguf::open(&path) else { return Ok(()) };
         let Ok(config) = gguf.config() else { return Ok(()) };
         if gguf.check(&config).is_ok() {
-            gguf.read_parameters(&config, &mut vec![0.0; config.layout().len()]).unwrap();
+            // A tensor of another type than it was may hold anything.
+            if let Err(error) = gguf.read_parameters(&config, &mut vec![0.0; config.layout().len()]) {
+                prop_assert!(error.to_string().contains("which is no finite number"), "{error}");
+            }
         }
     }
 }
