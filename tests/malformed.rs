@@ -111,6 +111,9 @@ fn templates_that_do_not_end() {
                        2000000 steps, operations and pieces of 64 bytes; shorten the conversation, or mend the template";
         assert_eq!(said, problem);
     }
+    let doubled = "{% set ns = namespace(l=[1]) %}{% for i in range(64) %}{% set ns.l = ns.l + ns.l %}{% endfor %}{{ ns.l | length }}";
+    let said = model.with("chat_template.jinja", doubled);
+    assert!(said.ends_with(": it takes longer than 5 s; mend the template"), "{said}");
     let said = model.with("chat_template.jinja", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}");
     assert!(said.contains("recursion limit exceeded"), "{said}");
     assert!(model.with("chat_template.jinja", "{% for %}").contains("syntax error"));

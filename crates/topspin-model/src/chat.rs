@@ -4,12 +4,14 @@
 //! methods, `raise_exception`, `strftime_now`, Python's form of JSON.
 
 mod marks;
+mod renderer;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, ValueKind};
@@ -20,6 +22,7 @@ use serde_json::Map;
 use crate::clock::Clock;
 use crate::error::ModelError;
 use crate::tokenizer::{Tokenizer, read_object};
+use renderer::Renderer;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +45,8 @@ impl Message {
 pub struct ChatTemplate {
     path: PathBuf,
     source: String,
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
+    renderer: Renderer,
     tokens: BTreeMap<&'static str, String>,
     /// Whether the template says itself which words are the assistant's.
     is_marked: bool,
@@ -57,10 +61,6 @@ const MARKED: &str = "chat_template with marks";
 /// conversation that fits into a model comes near, and what does not end, or doubles a text at each turn, is over in a
 /// part of a second and below some hundred megabytes.
 const FUEL: u64 = 2_000_000;
-
-/// Bytes of stack for a template that can put values into values in a loop, as only a namespace allows: enough for as many
-/// as there are steps, since the engine goes down into them one by one. They are taken as they are used.
-const DEEP_STACK: usize = 1 << 29;
 
 /// Characters of an error that are told: a template may raise what it likes.
 const TOLD: usize = 300;
@@ -92,14 +92,16 @@ impl ChatTemplate {
         }
         let tokens = tokenizer.named_tokens().map(|(key, token)| (key, token.to_owned())).collect();
         let clock = Clock::now();
-        let mut template = Self { path: path.into(), source: source.into(), environment, tokens, is_marked, clock };
+        let environment = Arc::new(environment);
+        let (path, source, renderer) = (path.into(), source.into(), Renderer::default());
+        let mut template = Self { path, source, environment, renderer, tokens, is_marked, clock };
         template.set_clock(clock);
         Ok(template)
     }
 
     fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
-        self.environment.add_function("strftime_now", move |format: &str| {
+        Arc::make_mut(&mut self.environment).add_function("strftime_now", move |format: &str| {
             clock.format(format).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
         });
     }
@@ -167,7 +169,12 @@ impl ChatTemplate {
         ModelError::Template { path: self.path.clone(), problem: problem.into() }
     }
 
-    fn render_as(&self, name: &str, messages: &[Message], add_generation_prompt: bool) -> Result<String, ModelError> {
+    fn render_as(
+        &self,
+        name: &'static str,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, ModelError> {
         let values = context! {
             messages => Serde(messages),
             add_generation_prompt => add_generation_prompt,
@@ -176,16 +183,9 @@ impl ChatTemplate {
             documents => Value::from(()),
             ..Value::from_pairs(self.tokens.iter().map(|(&key, token)| (key, token.as_str())))
         };
-        let render = || self.environment.get_template(name)?.render(values);
-        let rendered = if self.source.contains("namespace") {
-            std::thread::scope(|scope| {
-                let thread = std::thread::Builder::new().stack_size(DEEP_STACK).spawn_scoped(scope, render);
-                let thread = thread.map_err(|e| self.error(format!("there is no thread to run it on ({e})")))?;
-                Ok::<_, ModelError>(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            })?
-        } else {
-            render()
-        };
+        let environment = self.environment.clone();
+        let render = move || environment.get_template(name)?.render(values);
+        let rendered = self.renderer.run(render).map_err(|problem| self.error(problem))?;
         rendered.map_err(|e| {
             self.error(match e.kind() {
                 ErrorKind::OutOfFuel => format!(

@@ -185,7 +185,7 @@ proptest! {
         let Ok(mut template) = ChatTemplate::new(Path::new("t"), &source, &tokenizer) else { return Ok(()) };
         // Less than is allowed, so that many can be tried.
         let fuel = 20_000;
-        template.environment.set_fuel(Some(fuel));
+        Arc::make_mut(&mut template.environment).set_fuel(Some(fuel));
         let messages = [Message::new("user", " a\u{1f980}"), Message::new("assistant", "b <|im_end|>\n")];
         for add_generation_prompt in [false, true] {
             match template.render(&messages, add_generation_prompt) {
