@@ -190,6 +190,21 @@ impl Adapter {
 }
 
 impl LoraConfig {
+    /// An adapter of one rank in all layers, with nothing else that is not usual.
+    pub fn new(rank: usize, alpha: f64, targets: Targets) -> Self {
+        Self {
+            rank,
+            alpha,
+            rank_stabilized: false,
+            dropout: 0.0,
+            targets,
+            exclude: None,
+            layers: None,
+            rank_pattern: Map::new(),
+            alpha_pattern: Map::new(),
+        }
+    }
+
     fn check(&self) -> Result<(), AdapterError> {
         let fail = |what, problem: String| Err(AdapterError::Setting { what, problem });
         if !RANKS.contains(&self.rank) {

@@ -14,7 +14,6 @@ mod tests;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
 use topspin_data::RecordShape;
 use topspin_kernels::device::Use;
 use topspin_model::adapter::{LoraConfig, Targets};
@@ -116,17 +115,7 @@ impl Adapter {
     /// The settings of the adapter, if there is to be one.
     pub fn lora(&self) -> Option<LoraConfig> {
         let &Self { rank, alpha, rank_stabilized, dropout, ref targets, merge: _ } = self;
-        (rank > 0).then(|| LoraConfig {
-            rank,
-            alpha,
-            rank_stabilized,
-            dropout,
-            targets: targets.clone(),
-            exclude: None,
-            layers: None,
-            rank_pattern: Map::new(),
-            alpha_pattern: Map::new(),
-        })
+        (rank > 0).then(|| LoraConfig { rank_stabilized, dropout, ..LoraConfig::new(rank, alpha, targets.clone()) })
     }
 }
 

@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use serde_json::Map;
 use topspin_game::objective::Objective;
 use topspin_game::optimizer::{OptimizerSettings, Rule};
 use topspin_game::pair::{Tree, all_pairs};
@@ -81,17 +80,8 @@ fn five_steps_of_trl_with_peft() {
 
 /// A trainer of an adapter whose matrices B are not zero, from parameters of any size.
 fn trainer(config: &DecoderConfig, seed: u64, dropout: f64, shift: Option<(&[f32], f32)>, keep: Keep) -> Trainer<Cpu> {
-    let lora = LoraConfig {
-        rank: 3,
-        alpha: 4.0,
-        rank_stabilized: false,
-        dropout,
-        targets: Targets::AllLinear,
-        exclude: Some(Targets::Names(vec!["k_proj".into()])),
-        layers: None,
-        rank_pattern: Map::new(),
-        alpha_pattern: Map::new(),
-    };
+    let exclude = Some(Targets::Names(vec!["k_proj".into()]));
+    let lora = LoraConfig { dropout, exclude, ..LoraConfig::new(3, 4.0, Targets::AllLinear) };
     let adapter = Adapter::new(lora, config).unwrap();
     let mut rng = Rng::new(seed, "adapter of a test", 0);
     let mut parameters: Vec<f32> = (0..adapter.layout().len()).map(|_| 0.3 * rng.normal() as f32).collect();

@@ -9,17 +9,7 @@ use crate::error::ModelError;
 use crate::testing::{random_parameters, small_config, tiny_config};
 
 fn lora(targets: Targets) -> LoraConfig {
-    LoraConfig {
-        rank: 3,
-        alpha: 5.0,
-        rank_stabilized: false,
-        dropout: 0.0,
-        targets,
-        exclude: None,
-        layers: None,
-        rank_pattern: Map::new(),
-        alpha_pattern: Map::new(),
-    }
+    LoraConfig::new(3, 5.0, targets)
 }
 
 fn names(names: &[&str]) -> Targets {

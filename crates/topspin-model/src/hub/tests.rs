@@ -257,18 +257,7 @@ fn an_adapter_is_fetched_with_its_model() {
     let base = tempfile::tempdir().unwrap();
     files.drain().for_each(|(name, bytes)| fs::write(base.path().join(name), bytes).unwrap());
     let config = small_config(6);
-    let lora = LoraConfig {
-        rank: 2,
-        alpha: 3.0,
-        rank_stabilized: false,
-        dropout: 0.0,
-        targets: Targets::AllLinear,
-        exclude: None,
-        layers: None,
-        rank_pattern: Map::new(),
-        alpha_pattern: Map::new(),
-    };
-    let adapter = Adapter::new(lora, &config).unwrap();
+    let adapter = Adapter::new(LoraConfig::new(2, 3.0, Targets::AllLinear), &config).unwrap();
     let trained = random_parameters(adapter.layout().len(), 5);
     let dir = tempfile::tempdir().unwrap();
     save_adapter(dir.path(), &adapter, &trained, base.path().to_str().unwrap()).unwrap();
