@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{Adapter, LoraConfig, Targets};
@@ -55,102 +57,134 @@ impl Base {
     }
 }
 
+/// Keys that [`read`] takes account of.
+const READ: [&str; 13] = [
+    "peft_type",
+    "base_model_name_or_path",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "bias",
+];
+
 /// The settings in `object`, and the model that the adapter was trained on.
 pub(super) fn read(path: &Path, object: &Map<String, Value>) -> Result<(LoraConfig, Base), ModelError> {
-    let fail = |key: &str, problem: String| ModelError::Config { path: path.into(), key: key.into(), problem };
-    let of_kind = |key: &str, kind: &str| {
-        let problem = match object.get(key) {
-            Some(value) => format!("is {value}; it must be {kind}"),
-            None => format!("is missing; it must be {kind}"),
-        };
-        fail(key, problem)
-    };
-    let present = |key: &str| object.get(key).filter(|value| !value.is_null());
-    let flag = |key: &str| match present(key) {
-        Some(value) => value.as_bool().ok_or_else(|| of_kind(key, "true or false")),
-        None => Ok(false),
-    };
-    let number = |key: &str, default: f64| match present(key) {
-        Some(value) => value.as_f64().ok_or_else(|| of_kind(key, "a number")),
-        None => Ok(default),
-    };
-    let targets = |key: &str| match present(key) {
-        Some(value) => {
-            serde_json::from_value(value.clone()).map(Some).map_err(|_| of_kind(key, "a text or a list of texts"))
-        }
-        None => Ok(None),
-    };
-    let patterns = |key: &str| match present(key) {
-        Some(Value::Object(patterns)) => Ok(patterns.clone()),
-        Some(_) => Err(of_kind(key, "an object")),
-        None => Ok(Map::new()),
-    };
-
-    if present("peft_type").and_then(Value::as_str) != Some("LORA") {
-        return Err(of_kind("peft_type", "\"LORA\", the kind of adapter that is supported"));
-    }
-    if let Some(bias) = present("bias").filter(|bias| bias.as_str() != Some("none")) {
-        return Err(fail("bias", format!("is {bias}; only adapters without biases of their own are supported")));
-    }
-    let layers = match present("layers_to_transform") {
-        None => None,
-        Some(Value::Array(layers)) if layers.is_empty() => None,
-        Some(layers) => {
-            let one = layers.as_u64().map(|layer| vec![layer as usize]);
-            let several = || serde_json::from_value(layers.clone()).ok();
-            Some(one.or_else(several).ok_or_else(|| of_kind("layers_to_transform", "a number or a list of numbers"))?)
-        }
-    };
-    let layers_pattern = match present("layers_pattern") {
-        Some(Value::Array(patterns)) => patterns.iter().any(|pattern| pattern.as_str() == Some("layers")),
-        Some(pattern) => matches!(pattern.as_str(), Some("" | "layers")),
-        None => true,
-    };
-    if layers.is_some() && !layers_pattern {
-        return Err(fail("layers_pattern", "names other layers than `layers`, where the model has its own".into()));
-    }
-    let known = [
-        "peft_type",
-        "base_model_name_or_path",
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "use_rslora",
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "rank_pattern",
-        "alpha_pattern",
-        "bias",
-    ];
-    for (key, value) in object {
-        // What is off, whatever it would be, changes nothing.
-        let off = match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::Array(items) => items.is_empty(),
-            Value::Object(items) => items.is_empty(),
-            _ => false,
-        };
-        if !off && !known.contains(&key.as_str()) && !INERT.contains(&key.as_str()) {
-            let problem = format!("is {value}, which is not supported; only LoRA as such and rank-stabilised LoRA are");
-            return Err(fail(key, problem));
-        }
-    }
-    let rank = present("r").and_then(Value::as_u64).ok_or_else(|| of_kind("r", "a whole number above 0"))?;
+    let keys = Keys { path, object };
+    keys.refuse_others()?;
+    let targets = |key| keys.read::<Targets>(key, "a text or a list of texts");
+    let number = |key| keys.read::<f64>(key, "a number");
+    let patterns = |key| Ok::<_, ModelError>(keys.read(key, "an object")?.unwrap_or_default());
+    let text = |key| keys.present(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let config = LoraConfig {
-        rank: rank as usize,
-        alpha: number("lora_alpha", 8.0)?,
-        rank_stabilized: flag("use_rslora")?,
-        dropout: number("lora_dropout", 0.0)?,
-        targets: targets("target_modules")?.ok_or_else(|| of_kind("target_modules", "a text or a list of texts"))?,
+        rank: keys.read("r", RANK)?.ok_or_else(|| keys.missing("r", RANK))?,
+        alpha: number("lora_alpha")?.unwrap_or(8.0),
+        rank_stabilized: keys.read("use_rslora", "true or false")?.unwrap_or(false),
+        dropout: number("lora_dropout")?.unwrap_or(0.0),
+        targets: targets("target_modules")?
+            .ok_or_else(|| keys.missing("target_modules", "a text or a list of texts"))?,
         exclude: targets("exclude_modules")?,
-        layers,
+        layers: keys.layers()?,
         rank_pattern: patterns("rank_pattern")?,
         alpha_pattern: patterns("alpha_pattern")?,
     };
-    let text = |key: &str| present(key).and_then(Value::as_str).unwrap_or_default();
-    Ok((config, Base { name: text("base_model_name_or_path").into(), revision: text("revision").into() }))
+    Ok((config, Base { name: text("base_model_name_or_path"), revision: text("revision") }))
+}
+
+/// What a rank must be.
+const RANK: &str = "a whole number above 0";
+
+/// The object, and the file that it is from.
+struct Keys<'a> {
+    path: &'a Path,
+    object: &'a Map<String, Value>,
+}
+
+impl Keys<'_> {
+    fn fail(&self, key: &str, problem: String) -> ModelError {
+        ModelError::Config { path: self.path.into(), key: key.into(), problem }
+    }
+
+    fn missing(&self, key: &str, kind: &str) -> ModelError {
+        self.fail(key, format!("is missing; it must be {kind}"))
+    }
+
+    /// The value of a key that is there and not null.
+    fn present(&self, key: &str) -> Option<&Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The same as a `T`, which is in words a `kind`.
+    fn read<T: DeserializeOwned>(&self, key: &str, kind: &str) -> Result<Option<T>, ModelError> {
+        let Some(value) = self.present(key) else { return Ok(None) };
+        match T::deserialize(value) {
+            Ok(read) => Ok(Some(read)),
+            Err(_) => Err(self.fail(key, format!("is {value}; it must be {kind}"))),
+        }
+    }
+
+    /// The decoder layers that have adapters, where not all do.
+    fn layers(&self) -> Result<Option<Vec<usize>>, ModelError> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Spelled<T> {
+            One(T),
+            Many(Vec<T>),
+        }
+        let layers = match self.read("layers_to_transform", "a number or a list of numbers")? {
+            Some(Spelled::One(layer)) => vec![layer],
+            Some(Spelled::Many(layers)) => layers,
+            None => Vec::new(),
+        };
+        let in_layers = match self.read::<Spelled<String>>("layers_pattern", "a text or a list of texts")? {
+            Some(Spelled::One(pattern)) => ["", "layers"].contains(&pattern.as_str()),
+            Some(Spelled::Many(patterns)) => patterns.is_empty() || patterns.iter().any(|pattern| pattern == "layers"),
+            None => true,
+        };
+        if layers.is_empty() {
+            return Ok(None);
+        }
+        if !in_layers {
+            return Err(self.fail("layers_pattern", "names none that is `layers`, where the model has its own".into()));
+        }
+        Ok(Some(layers))
+    }
+
+    /// Refuses what is no LoRA as [`LoraConfig`] has it.
+    fn refuse_others(&self) -> Result<(), ModelError> {
+        if self.present("peft_type").and_then(Value::as_str) != Some("LORA") {
+            let kind = "\"LORA\", the kind of adapter that is supported";
+            return Err(match self.present("peft_type") {
+                Some(value) => self.fail("peft_type", format!("is {value}; it must be {kind}")),
+                None => self.missing("peft_type", kind),
+            });
+        }
+        if let Some(bias) = self.present("bias").filter(|bias| bias.as_str() != Some("none")) {
+            let problem = format!("is {bias}; only adapters without biases of their own are supported");
+            return Err(self.fail("bias", problem));
+        }
+        for (key, value) in self.object {
+            // What is off, whatever it would be, changes nothing.
+            let is_off = match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::Array(items) => items.is_empty(),
+                Value::Object(items) => items.is_empty(),
+                _ => false,
+            };
+            if !is_off && !READ.contains(&key.as_str()) && !INERT.contains(&key.as_str()) {
+                let problem =
+                    format!("is {value}, which is not supported; only LoRA as such and rank-stabilised LoRA are");
+                return Err(self.fail(key, problem));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The object of an adapter of the model that a user names `base`, with all that PEFT needs to load it.
