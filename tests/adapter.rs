@@ -61,6 +61,12 @@ fn what_cannot_be_done_with_an_adapter_is_said() {
     --- stderr
     error: an adapter is written in f32, as it was trained; leave `--type` out
     ");
+    insta::assert_snapshot!(sandbox.run("run run.toml --set output.dir=other --set adapter.rank=4 --set adapter.targets='('"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `[adapter]` cannot be used: the pattern \"(\" of its targets is no regular expression: Parsing error at position 1: Opening parenthesis without closing parenthesis
+    ");
     // Its model has gone.
     fs::rename(sandbox.path("model"), sandbox.path("elsewhere")).unwrap();
     insta::assert_snapshot!(sandbox.run("generate -m game/iter-1/model -i test.jsonl"), @"

@@ -30,8 +30,11 @@ pub enum RunError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The settings of `[adapter]` do not fit the model.
-    #[error("`[adapter]` cannot be used: {0}")]
-    Adapter(#[from] AdapterError),
+    #[error("`[adapter]` cannot be used: {problem}")]
+    Adapter {
+        /// What is wrong with them.
+        problem: String,
+    },
     /// Two adapters at once.
     #[error(
         "`model.path` is the adapter `{}` already, and `adapter.rank` asks for another; leave `[adapter]` out to train this one \
@@ -215,4 +218,10 @@ pub enum RunError {
         /// The stage.
         stage: String,
     },
+}
+
+impl From<AdapterError> for RunError {
+    fn from(error: AdapterError) -> Self {
+        Self::Adapter { problem: error.to_string() }
+    }
 }

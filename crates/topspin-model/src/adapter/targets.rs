@@ -60,7 +60,11 @@ pub struct BadPattern {
 }
 
 fn regex(pattern: &str, whole: String) -> Result<Regex, BadPattern> {
-    Regex::new(&whole).map_err(|e| BadPattern { pattern: pattern.into(), problem: e.to_string() })
+    // First as it was written, so that positions are told in that.
+    let read =
+        |text: &str| Regex::new(text).map_err(|e| BadPattern { pattern: pattern.into(), problem: e.to_string() });
+    read(pattern)?;
+    read(&whole)
 }
 
 /// [`Targets`], ready to be asked.
