@@ -50,7 +50,7 @@ pub struct LoraConfig {
     pub alpha_pattern: Map<String, Value>,
 }
 
-/// The linear layers of a decoder layer that are one product.
+/// The linear layers of a decoder layer that are one product, in the order of `BlockNames::products`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Site {
     Qkv,
@@ -70,6 +70,10 @@ pub(crate) struct Group {
     pub a: Range<usize>,
     /// Sum of the ranks.
     pub rank: usize,
+    /// Rows of the product's matrix, of linear layers without an adapter too.
+    pub rows: usize,
+    /// Width of what the product reads.
+    pub width: usize,
     pub members: Vec<Member>,
 }
 
@@ -131,7 +135,7 @@ impl Adapter {
     /// The adapter that `config` means for a model.
     pub fn new(config: LoraConfig, decoder: &DecoderConfig) -> Result<Self, AdapterError> {
         config.check()?;
-        let (base, names) = (decoder.layout(), linear_names(decoder));
+        let (base, names) = (decoder.layout(), decoder.family.block_names(decoder.norm_position).products());
         let known: Vec<_> = names.iter().flat_map(|names| names.iter().map(|name| last(name))).collect();
         if let Some(name) = targets::unknown(&config.targets, &known) {
             return Err(AdapterError::UnknownTarget { name: name.into(), known: known.join(", ") });
@@ -226,17 +230,6 @@ impl LoraConfig {
     }
 }
 
-/// Names of a layer's linear layers, by [`Site`].
-fn linear_names(decoder: &DecoderConfig) -> [&'static [&'static str]; 4] {
-    let names = decoder.family.block_names(decoder.norm_position);
-    Site::ALL.map(|site| match site {
-        Site::Qkv => names.qkv,
-        Site::Output => &["self_attn.o_proj"],
-        Site::GateUp => names.gate_up,
-        Site::Down => &["mlp.down_proj"],
-    })
-}
-
 /// Appends the adapters of one product to the layout.
 fn group(layout: &mut Layout, matcher: &Matcher, base: &Layout, layer: usize, names: &[&str]) -> Option<Group> {
     let (mut members, mut width, mut rank, mut row) = (Vec::new(), 0, 0, 0);
@@ -259,7 +252,7 @@ fn group(layout: &mut Layout, matcher: &Matcher, base: &Layout, layer: usize, na
     for Member { module, ranks, rows, b, .. } in &mut members {
         *b = layout.push(format!("{PREFIX}{module}.lora_B.weight"), &[rows.len(), ranks.len()]);
     }
-    (!members.is_empty()).then_some(Group { a, rank, members })
+    (!members.is_empty()).then_some(Group { a, rank, rows: row, width, members })
 }
 
 /// What follows the last dot.

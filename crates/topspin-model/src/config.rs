@@ -264,8 +264,7 @@ impl DecoderConfig {
     /// The tensors of each matrix that products read, those of a group side by side: the embedding, then of each layer
     /// queries, keys and values, attention's output, gate and up, and down; the head unless tied.
     pub fn matrices(&self) -> Vec<Vec<String>> {
-        let names = self.family.block_names(self.norm_position);
-        let groups = [names.qkv, &["self_attn.o_proj"], names.gate_up, &["mlp.down_proj"]];
+        let groups = self.family.block_names(self.norm_position).products();
         let group = |layer: usize, names: &[&str]| -> Vec<String> {
             names.iter().map(|name| format!("model.layers.{layer}.{name}.weight")).collect()
         };

@@ -93,6 +93,13 @@ fn is_name(part: &str) -> bool {
     !part.is_empty() && part.chars().all(is_allowed) && !part.starts_with('.')
 }
 
+/// The folder in the cache that holds the repository's file `name`, and its commit: the file is `snapshots/<commit>/<name>`.
+fn snapshot(file: &Path, name: &str, revision: &str) -> (PathBuf, String) {
+    let dir = file.ancestors().nth(Path::new(name).components().count()).unwrap_or(Path::new(""));
+    let commit = dir.file_name().and_then(|name| name.to_str()).unwrap_or(revision);
+    (dir.to_owned(), commit.to_owned())
+}
+
 /// One repository being fetched.
 struct Fetch<'a, T: RepoType> {
     hub: &'a Hub,
@@ -111,9 +118,7 @@ impl Fetch<'_, RepoTypeModel> {
         let Some(config) = self.file("config.json", revision)? else {
             return self.adapter(revision)?.ok_or_else(|| self.absent("config.json"));
         };
-        // snapshots/<commit>/config.json
-        let dir = config.parent().unwrap_or(Path::new("")).to_owned();
-        let commit = dir.file_name().and_then(|name| name.to_str()).unwrap_or(revision).to_owned();
+        let (dir, commit) = snapshot(&config, "config.json", revision);
         for name in OPTIONAL {
             self.pinned(name, &commit)?;
         }
@@ -134,16 +139,12 @@ impl Fetch<'_, RepoTypeModel> {
         }
         Ok(dir)
     }
-}
 
-impl Fetch<'_, RepoTypeModel> {
     /// Fetches an adapter, if the repository is one's.
     fn adapter(&self, revision: &str) -> Result<Option<PathBuf>, ModelError> {
         let Some(settings) = self.file(adapter::SETTINGS, revision)? else { return Ok(None) };
-        // snapshots/<commit>/adapter_config.json
-        let dir = settings.parent().unwrap_or(Path::new("")).to_owned();
-        let commit = dir.file_name().and_then(|name| name.to_str()).unwrap_or(revision);
-        self.pinned(adapter::WEIGHTS, commit)?.ok_or_else(|| self.absent(adapter::WEIGHTS))?;
+        let (dir, commit) = snapshot(&settings, adapter::SETTINGS, revision);
+        self.pinned(adapter::WEIGHTS, &commit)?.ok_or_else(|| self.absent(adapter::WEIGHTS))?;
         Ok(Some(dir))
     }
 }

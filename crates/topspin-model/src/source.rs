@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use topspin_files::{Action, FileError};
-
 use topspin_kernels::device::{Device, Use};
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::memory::Memory;
@@ -125,10 +124,7 @@ impl ModelFiles {
     pub fn open(source: &ModelSource) -> Result<Self, ModelError> {
         let source = source.clone();
         let files = match &source {
-            ModelSource::Adapter(dir, base) => {
-                let base = Self::open(base)?;
-                return Ok(Self { adapter: Some(AdapterFiles::open(dir, &base.config)?), source, ..base });
-            }
+            ModelSource::Adapter(dir, base) => return Self::open(base)?.with_adapter(dir),
             ModelSource::Folder(dir) => {
                 let path = dir.join("config.json");
                 let Some(json) = tokenizer::read_object(path.clone())? else {
@@ -164,6 +160,16 @@ impl ModelFiles {
         Ok(files)
     }
 
+    /// The same model with the adapter in the folder `dir`, in place of the one that it has.
+    pub fn with_adapter(&self, dir: &Path) -> Result<Self, ModelError> {
+        let base = match &self.source {
+            ModelSource::Adapter(_, base) => base.clone(),
+            source => source.clone().into(),
+        };
+        let adapter = Some(AdapterFiles::open(dir, &self.config)?);
+        Ok(Self { adapter, source: ModelSource::Adapter(dir.into(), base), ..self.clone() })
+    }
+
     /// The folder or file it was opened from.
     pub fn source(&self) -> &ModelSource {
         &self.source
@@ -184,10 +190,15 @@ impl ModelFiles {
     }
 
     /// The model with all its parameters in single precision, to be trained; an adapter is merged into them.
-    pub fn trainable<D: Device>(&self, device: D, precision: Precision) -> Result<Decoder<D>, ModelError> {
+    pub fn trainable<D: Device>(
+        &self,
+        device: D,
+        precision: Precision,
+        for_use: Use,
+    ) -> Result<Decoder<D>, ModelError> {
         let mut parameters = Memory::zeroed(self.config.layout().len());
         self.read_parameters(&mut parameters)?;
-        Ok(Decoder::new(device, self.config.clone(), parameters.into(), precision, Use::ForwardAndBackward))
+        Ok(Decoder::new(device, self.config.clone(), parameters.into(), precision, for_use))
     }
 
     /// Reads all parameters, as f32, into the arena `out` of [`DecoderConfig::layout`]; an adapter is merged into them.

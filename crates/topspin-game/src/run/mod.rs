@@ -243,12 +243,10 @@ impl<D: Device + Clone> Run<'_, D> {
             return Ok(self.base.clone());
         }
         let dir = self.path(of).join("model");
-        let source = match self.base.source() {
-            _ if !AdapterFiles::is_in(&dir) => ModelSource::Folder(dir),
-            ModelSource::Adapter(_, base) => ModelSource::Adapter(dir, base.clone()),
-            base => ModelSource::Adapter(dir, base.clone().into()),
-        };
-        Ok(ModelFiles::open(&source)?)
+        if AdapterFiles::is_in(&dir) {
+            return Ok(self.base.with_adapter(&dir)?);
+        }
+        Ok(ModelFiles::open(&ModelSource::Folder(dir))?)
     }
 
     /// The model that the stage folder `of` ended with, to generate and score.
@@ -259,14 +257,13 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// The model that the stage folder `of` ended with, to be trained in the stage `number`: all of it, or its adapter, a new
     /// one where one is wanted and there is none yet.
-    fn trainee(&self, of: &str, number: u64) -> Result<Decoder<D>, RunError> {
+    fn trainee(&self, of: &str, number: u64, for_use: Use) -> Result<Decoder<D>, RunError> {
         let (files, device) = (self.ended_with(of)?, self.device.clone());
         let lora = self.config.adapter.lora();
         if lora.is_none() && files.adapter().is_none() {
-            return Ok(files.trainable(device, self.precision)?);
+            return Ok(files.trainable(device, self.precision, for_use)?);
         }
-        let for_use = self.config.model.weights.laid_out(Use::ForwardAndBackward);
-        let decoder = files.frozen(device, self.precision, for_use)?;
+        let decoder = files.frozen(device, self.precision, self.config.model.weights.laid_out(for_use))?;
         let (Some(lora), None) = (lora, decoder.adapter()) else { return Ok(decoder) };
         let adapter = Adapter::new(lora, decoder.config())?;
         let parameters = adapter.initial(self.config.game.seed, number);

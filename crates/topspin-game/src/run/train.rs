@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use topspin_kernels::device::Device;
+use topspin_kernels::device::{Device, Use};
 use topspin_kernels::rng::Key;
 use topspin_model::adapter::{AdapterFiles, save_adapter};
 use topspin_model::checkpoint::{SaveDtype as Dtype, save_folder};
@@ -113,11 +113,13 @@ pub struct TrainFigures {
 impl<D: Device + Clone> Run<'_, D> {
     /// The supervised stage; where it is switched off, the model as it came.
     pub(super) fn supervised(&mut self) -> Result<Done, RunError> {
-        let decoder = self.trainee(BASE, SUPERVISED)?;
         if !self.config.sft.enabled {
+            // Only to be saved, so nothing is laid out.
+            let decoder = self.trainee(BASE, SUPERVISED, Use::InPlace)?;
             self.save("iter-0", BASE, &decoder)?;
             return Ok(Done::new([], &TrainFigures::default()));
         }
+        let decoder = self.trainee(BASE, SUPERVISED, Use::ForwardAndBackward)?;
         let sft = &self.config.sft;
         let course = Course {
             folder: "iter-0".into(),
@@ -136,7 +138,7 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// The supervised control `n`: more of the same.
     pub(super) fn control(&mut self, n: usize) -> Result<Done, RunError> {
-        let decoder = self.trainee("iter-0", CONTROL)?;
+        let decoder = self.trainee("iter-0", CONTROL, Use::ForwardAndBackward)?;
         let sft = &self.config.sft;
         let control = &sft.controls[n - 1];
         let course = Course {
@@ -164,11 +166,11 @@ impl<D: Device + Clone> Run<'_, D> {
                 "{folder}: every generated response is the real one itself, so there is nothing left to learn from; the model \
                  stays as it is"
             ));
-            let decoder = self.trainee(&before, k as u64)?;
+            let decoder = self.trainee(&before, k as u64, Use::InPlace)?;
             self.save(&folder, &before, &decoder)?;
             return Ok(Done::new([], &TrainFigures::default()));
         }
-        let decoder = self.trainee(&before, k as u64)?;
+        let decoder = self.trainee(&before, k as u64, Use::ForwardAndBackward)?;
         let (game, train) = (&self.config.game, &self.config.train);
         let lessons = Lessons::Game {
             trees,

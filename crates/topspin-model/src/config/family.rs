@@ -39,6 +39,13 @@ pub(crate) struct BlockNames {
     pub mlp_post_norm: Option<&'static str>,
 }
 
+impl BlockNames {
+    /// The linear layers, those of one product together: queries, keys and values; attention's output; gate and up; down.
+    pub fn products(&self) -> [&'static [&'static str]; 4] {
+        [self.qkv, &["self_attn.o_proj"], self.gate_up, &["mlp.down_proj"]]
+    }
+}
+
 impl Family {
     /// All of them.
     pub const ALL: [Self; 10] = [

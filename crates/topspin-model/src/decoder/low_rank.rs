@@ -35,8 +35,6 @@ pub(super) struct LowRank<D: Device> {
     layer: usize,
     site: Site,
     group: Group,
-    /// Width of what is read.
-    k: usize,
     /// `[R, k]`.
     a: D::Weight,
     /// `[n, R]`, all B with their factors.
@@ -71,6 +69,16 @@ pub(super) struct LowRankForward<'a, D: Device> {
     u: &'a mut D::Buffer,
     dropped: &'a mut D::Rounded,
     pub draw: Option<DropoutDraw>,
+}
+
+/// Gradients that all adapters share memory for.
+pub(super) struct LowRankGrads<D: Device> {
+    /// Of `u`, `[T, R]`.
+    u: D::Buffer,
+    /// Of what is read, as far as it was not dropped, `[T, k]`.
+    dropped: D::Buffer,
+    /// Of all B, `[n, R]`.
+    wide_b: D::Buffer,
 }
 
 impl<D: Device> SiteTape<D> {
@@ -121,33 +129,16 @@ fn widest_input(config: &DecoderConfig) -> usize {
     config.hidden_size.max(config.intermediate_size).max(config.heads().q_width())
 }
 
-/// Gradients that all adapters share memory for.
-pub(super) struct LowRankGrads<D: Device> {
-    /// Of `u`, `[T, R]`.
-    u: D::Buffer,
-    /// Of what is read, as far as it was not dropped, `[T, k]`.
-    dropped: D::Buffer,
-    /// Of all B, `[n, R]`.
-    wide_b: D::Buffer,
-}
-
 impl<D: Device> LowRank<D> {
-    /// The adapters of `group`, whose parameters are in `params`, beside a product of `[n, k]`.
-    pub fn new(
-        device: &D,
-        precision: Precision,
-        params: &D::Buffer,
-        [layer, n, k]: [usize; 3],
-        site: Site,
-        group: &Group,
-    ) -> Self {
+    /// The adapters of `group`, whose parameters are in `params`.
+    pub fn new(device: &D, precision: Precision, params: &D::Buffer, layer: usize, site: Site, group: &Group) -> Self {
         // Small beside the model's, and always laid out: they change at each step.
-        let for_use = Use::ForwardAndBackward;
+        let (n, k, for_use) = (group.rows, group.width, Use::ForwardAndBackward);
         let a = device.weight(precision, Matrix::Single(params.part(group.a.clone())), group.rank, k, for_use);
         let mut wide_b = device.alloc(n * group.rank);
         widen(device, &mut wide_b, params, group);
         let b = device.weight(precision, Matrix::Single(wide_b.head(n * group.rank)), n, group.rank, for_use);
-        Self { layer, site, group: group.clone(), k, a, wide_b, b }
+        Self { layer, site, group: group.clone(), a, wide_b, b }
     }
 
     /// The same after the parameters changed.
@@ -177,7 +168,7 @@ impl<D: Device> LowRank<D> {
     ) -> Rows<'a, D> {
         let Some(draw) = draw else { return x };
         let len = x.len();
-        device.dropout_forward(dropped.head_mut(len), x, self.k, draw.of(self.layer, self.site));
+        device.dropout_forward(dropped.head_mut(len), x, self.group.width, draw.of(self.layer, self.site));
         Rows::Rounded(dropped.head(len))
     }
 
@@ -191,7 +182,7 @@ impl<D: Device> LowRank<D> {
         x: Rows<D>,
         LowRankForward { u, dropped, draw }: LowRankForward<D>,
     ) {
-        let u_len = x.len() / self.k * self.group.rank;
+        let u_len = x.len() / self.group.width * self.group.rank;
         let (input, a) = (self.input(device, x, dropped, draw), self.matrix_a(params));
         device.linear_forward(u.head_mut(u_len), input, a, &self.a, Plus::Nothing);
         let u = Rows::Single(u.head(u_len));
@@ -209,7 +200,7 @@ impl<D: Device> LowRank<D> {
         acts: &mut LowRankGrads<D>,
         draw: Option<DropoutDraw>,
     ) {
-        let u_len = len / self.k * self.group.rank;
+        let u_len = len / self.group.width * self.group.rank;
         device.linear_backward_input(acts.u.head_mut(u_len), dy, self.matrix_b(), &self.b, false);
         let (du, a) = (Rows::Single(acts.u.head(u_len)), self.matrix_a(params));
         match draw {
@@ -217,7 +208,7 @@ impl<D: Device> LowRank<D> {
             Some(draw) => {
                 device.linear_backward_input(acts.dropped.head_mut(len), du, a, &self.a, false);
                 let dropout = draw.of(self.layer, self.site);
-                device.dropout_backward(dx.head_mut(len), acts.dropped.head(len), self.k, dropout);
+                device.dropout_backward(dx.head_mut(len), acts.dropped.head(len), self.group.width, dropout);
             }
         }
     }
@@ -234,7 +225,7 @@ impl<D: Device> LowRank<D> {
         accumulate: bool,
     ) {
         let (rank, wide_len) = (self.group.rank, self.wide_b.len());
-        let u_len = x.len() / self.k * rank;
+        let u_len = x.len() / self.group.width * rank;
         let input = self.input(device, x, dropped, draw);
         let (du, u) = (Rows::Single(acts.u.head(u_len)), Rows::Single(u.head(u_len)));
         device.linear_backward_weight(grads.part_mut(self.group.a.clone()), du, input, &self.a, accumulate);

@@ -124,18 +124,12 @@ impl<D: Device> Decoder<D> {
     /// If `params` has another length than the adapter's arena.
     pub fn with_adapter(mut self, adapter: Adapter, params: Memory<f32>) -> Self {
         assert_eq!(params.len(), adapter.layout().len(), "the parameters must fill the adapter's arena");
-        let (d, f, heads) = (self.config.hidden_size, self.config.intermediate_size, self.config.heads());
         let params = self.device.upload(params);
-        for (layer, weights) in self.layers.iter_mut().enumerate() {
-            for (site, group) in Site::ALL.into_iter().zip(adapter.layer(layer)) {
-                let (weights, shape) = match site {
-                    Site::Qkv => (&mut weights.attn.first, [layer, heads.qkv_width(), d]),
-                    Site::Output => (&mut weights.attn.last, [layer, d, heads.q_width()]),
-                    Site::GateUp => (&mut weights.mlp.first, [layer, 2 * f, d]),
-                    Site::Down => (&mut weights.mlp.last, [layer, d, f]),
-                };
-                let low_rank = |group| LowRank::new(&self.device, self.precision, &params, shape, site, group);
-                weights.adapter = group.as_ref().map(low_rank);
+        for (layer, LayerWeights { attn, mlp }) in self.layers.iter_mut().enumerate() {
+            let linears = [&mut attn.first, &mut attn.last, &mut mlp.first, &mut mlp.last];
+            for ((linear, site), group) in linears.into_iter().zip(Site::ALL).zip(adapter.layer(layer)) {
+                let low_rank = |group| LowRank::new(&self.device, self.precision, &params, layer, site, group);
+                linear.adapter = group.as_ref().map(low_rank);
             }
         }
         self.adapted = Some(Adapted { adapter, params });

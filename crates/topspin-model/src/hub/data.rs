@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::HFError;
 use hf_hub::repository::{RepoTreeEntry, RepoTypeDataset};
 
-use super::{Fetch, Hub};
+use super::{Fetch, Hub, snapshot};
 use crate::error::ModelError;
 
 /// What names of data files end with, before what they may be compressed with.
@@ -41,9 +41,7 @@ impl Hub {
         for path in &chosen {
             let file = if files.is_empty() { fetch.file(path, &commit)? } else { fetch.pinned(path, &commit)? };
             let file = file.ok_or_else(|| fetch.absent(path))?;
-            // snapshots/<commit>/<path>
-            let root = file.ancestors().nth(Path::new(path).components().count());
-            commit = root.and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or(revision).to_owned();
+            (_, commit) = snapshot(&file, path, revision);
             files.push(file);
         }
         Ok(files)

@@ -92,7 +92,7 @@ impl Subject {
             return Ok(self.frozen(Use::ForwardAndBackward)?.with_adapter(adapter, parameters));
         }
         match &self.files {
-            Some(files) => Ok(files.trainable(self.device.clone(), self.precision)?),
+            Some(files) => Ok(files.trainable(self.device.clone(), self.precision, Use::ForwardAndBackward)?),
             None => Ok(self.drawn(Use::ForwardAndBackward)),
         }
     }
