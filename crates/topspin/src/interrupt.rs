@@ -50,6 +50,11 @@ impl Graceful {
         Self(())
     }
 
+    /// Such work was the last: what is left of the program is its own orderly end.
+    pub fn last(self) {
+        std::mem::forget(self);
+    }
+
     /// Set once the user has asked for the end of such work.
     pub fn requested() -> &'static AtomicBool {
         &REQUESTED

@@ -61,9 +61,12 @@ pub fn play(args: Args, until: Until) -> anyhow::Result<()> {
     let mut listener = Listener::new();
     let stop = Graceful::requested();
     let played = topspin_game::run::run(&Cpu::new(), precision, &config, until, &mut listener, stop);
-    drop(graceful);
     match played {
-        Ok(summary) => output::print(|out| write!(out, "{summary}")),
+        Ok(summary) => {
+            output::print(|out| write!(out, "{summary}"))?;
+            graceful.last();
+            Ok(())
+        }
         Err(stopped @ RunError::Stopped { .. }) => Err(Interrupted(stopped.to_string()).into()),
         Err(error) => Err(error.into()),
     }
