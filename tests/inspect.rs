@@ -93,6 +93,11 @@ fn says_what_a_path_is() {
     opponent = "model"
     beta = [0.5, 1.0]
     objective = "logistic"
+    nll = 0.0
+    dpop = 0.0
+    label_smoothing = 0.0
+    forward_kl = 0.0
+    reverse_kl = 0.0
     samples = 1
     mix_previous = false
     seed = 0

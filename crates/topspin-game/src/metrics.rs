@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use topspin_model::decoder::Flops;
 
+use crate::objective::Triplet;
+
 /// What a step did to the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
@@ -108,16 +110,9 @@ pub(crate) struct GameMeans {
     logp_generated: Mean,
 }
 
-/// A response's log-probability under the policy, summed over its tokens, and its log-ratio to the opponent's.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Scored {
-    pub logp: f64,
-    pub log_ratio: f64,
-}
-
 impl GameMeans {
     /// Adds `weight` equal pairs.
-    pub fn push(&mut self, weight: f64, beta: f64, real: Scored, generated: Scored) {
+    pub fn push(&mut self, weight: f64, beta: f64, Triplet { real, generated, .. }: &Triplet) {
         let (reward_real, reward_generated) = (beta * real.log_ratio, beta * generated.log_ratio);
         self.reward_real.push(weight, reward_real);
         self.reward_generated.push(weight, reward_generated);

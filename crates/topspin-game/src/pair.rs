@@ -17,9 +17,19 @@ pub struct Response {
     pub token_ids: Vec<u32>,
     /// Log-probability of each token under the opponent.
     pub logprobs: Vec<f32>,
+    /// Log-probability of each token under the base model, where the loss needs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base_logprobs: Vec<f32>,
     /// Why it ended: `stop` or `length`.
     #[serde(with = "FinishName")]
     pub finish: Finish,
+}
+
+impl Response {
+    /// A response with the opponent's log-probabilities alone.
+    pub fn new(token_ids: Vec<u32>, logprobs: Vec<f32>, finish: Finish) -> Self {
+        Self { token_ids, logprobs, base_logprobs: Vec::new(), finish }
+    }
 }
 
 /// How [`Finish`] is spelt.
@@ -42,6 +52,9 @@ pub struct Tree {
     pub real: Response,
     /// Responses of the opponent.
     pub generated: Vec<Response>,
+    /// Where the loss needs them, responses of the base model with its own log-probabilities: one beside each generated one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base: Vec<Response>,
 }
 
 /// A prompt with a response to imitate.
@@ -91,9 +104,14 @@ pub fn siblings(trees: &[Tree], most: usize) -> Vec<Range<usize>> {
 pub fn drop_identical(trees: &mut Vec<Tree>) -> usize {
     let mut dropped = 0;
     trees.retain_mut(|tree| {
-        let before = tree.generated.len();
-        tree.generated.retain(|response| response.token_ids != tree.real.token_ids);
-        dropped += before - tree.generated.len();
+        let differs: Vec<_> = tree.generated.iter().map(|response| response.token_ids != tree.real.token_ids).collect();
+        let keep = |responses: &mut Vec<Response>| {
+            let mut differs = differs.iter();
+            responses.retain(|_| *differs.next().expect("one beside each generated response"));
+        };
+        dropped += differs.iter().filter(|&&differs| !differs).count();
+        keep(&mut tree.generated);
+        keep(&mut tree.base);
         !tree.generated.is_empty()
     });
     dropped
@@ -111,13 +129,13 @@ mod tests {
         let finish = prop_oneof![Just(Finish::Stop), Just(Finish::Length)];
         let response = (prop::collection::vec((any::<u32>(), logprob), 1..6), finish).prop_map(|(tokens, finish)| {
             let (token_ids, logprobs) = tokens.into_iter().unzip();
-            Response { token_ids, logprobs, finish }
+            Response::new(token_ids, logprobs, finish)
         });
         let responses = prop::collection::vec(response, 2..5);
         let tree = (".{0,8}", prop::collection::vec(any::<u32>(), 1..5), responses);
         let tree = tree.prop_map(|(prompt_id, prompt, mut generated)| {
             let real = generated.pop().unwrap();
-            Tree { prompt_id, prompt, real, generated }
+            Tree { prompt_id, prompt, real, generated, base: Vec::new() }
         });
         prop::collection::vec(tree, 0..5)
     }
@@ -174,16 +192,23 @@ mod tests {
 
     #[test]
     fn a_line_has_the_documented_form() {
-        let response = |token_ids, logprobs, finish| Response { token_ids, logprobs, finish };
-        let tree = Tree {
+        let response = Response::new;
+        let mut tree = Tree {
             prompt_id: "7".into(),
             prompt: vec![1, 2],
             real: response(vec![5, 0], vec![-0.5, -1.25], Finish::Stop),
             generated: vec![response(vec![6], vec![-0.1], Finish::Length)],
+            base: Vec::new(),
         };
         assert_eq!(
             serde_json::to_string(&tree).unwrap(),
             r#"{"prompt_id":"7","prompt":[1,2],"real":{"token_ids":[5,0],"logprobs":[-0.5,-1.25],"finish":"stop"},"generated":[{"token_ids":[6],"logprobs":[-0.1],"finish":"length"}]}"#
         );
+        tree.generated[0].base_logprobs = vec![-0.3];
+        tree.base = vec![response(vec![7], vec![-0.2], Finish::Length)];
+        let line = serde_json::to_string(&tree).unwrap();
+        let end = r#""logprobs":[-0.1],"base_logprobs":[-0.3],"finish":"length"}],"base":[{"token_ids":[7],"logprobs":[-0.2],"finish":"length"}]}"#;
+        assert!(line.ends_with(end), "{line}");
+        assert_eq!(serde_json::from_str::<Tree>(&line).unwrap(), tree);
     }
 }

@@ -4,7 +4,7 @@
 //! `E_{w ~ p_data, y ~ p_t} [objective(log(p(w)/p_t(w)), log(p(y)/p_t(y)))]`, is a finite sum and its minimiser can be
 //! computed to rounding error. What theory says about an objective is thereby a test.
 
-use crate::objective::Objective;
+use crate::objective::{Loss, Scored, Triplet};
 
 /// A policy: log-probabilities of all responses to each prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,17 +37,17 @@ impl Policy {
     }
 
     /// The exact loss of a policy against `opponent`: mean over prompts, expectation over pairs.
-    pub fn loss(&self, objective: Objective, beta: f64, data: &Self, opponent: &Self) -> f64 {
+    pub fn loss(&self, loss: &Loss, data: &Self, opponent: &Self) -> f64 {
         let rows = self.rows.iter().zip(&data.rows).zip(&opponent.rows);
-        let losses = rows.map(|((row, data), opponent)| Game { objective, beta, data, opponent }.at(row).0);
+        let losses = rows.map(|((row, data), opponent)| Game { loss, data, opponent }.at(row).0);
         losses.sum::<f64>() / self.rows.len() as f64
     }
 
     /// One exact iteration of self-play: the policy of least loss against `self` as the opponent.
-    pub fn iterate(&self, objective: Objective, beta: f64, data: &Self) -> Result<Self, NoMinimum> {
+    pub fn iterate(&self, loss: &Loss, data: &Self) -> Result<Self, NoMinimum> {
         let games = self.rows.iter().zip(&data.rows).enumerate();
         let minimise = |(prompt, (opponent, data)): (usize, (&Vec<f64>, &Vec<f64>))| {
-            Game { objective, beta, data, opponent }.minimise().ok_or(NoMinimum { prompt })
+            Game { loss, data, opponent }.minimise().ok_or(NoMinimum { prompt })
         };
         Ok(Self { rows: games.map(minimise).collect::<Result<_, _>>()? })
     }
@@ -55,8 +55,7 @@ impl Policy {
 
 /// One prompt's loss.
 struct Game<'a> {
-    objective: Objective,
-    beta: f64,
+    loss: &'a Loss,
     data: &'a [f64],
     opponent: &'a [f64],
 }
@@ -65,12 +64,15 @@ impl Game<'_> {
     /// Loss and gradient by the logits.
     fn at(&self, logits: &[f64]) -> (f64, Vec<f64>) {
         let policy = log_softmax(logits);
-        let log_ratio = |y: usize| policy[y] - self.opponent[y];
         let (mut loss, mut by_log_prob) = (0.0, vec![0.0; logits.len()]);
         for real in 0..logits.len() {
             for generated in 0..logits.len() {
                 let weight = (self.data[real] + self.opponent[generated]).exp();
-                let pair = self.objective.pair(self.beta, log_ratio(real), log_ratio(generated));
+                let scored = |y: usize| {
+                    let (logp, log_ratio) = (policy[y], policy[y] - self.opponent[y]);
+                    Scored { logp, log_ratio, base_log_ratio: 0.0, tokens: 1 }
+                };
+                let pair = self.loss.pair(&Triplet { real: scored(real), generated: scored(generated), base: None });
                 loss += weight * pair.loss;
                 by_log_prob[real] += weight * pair.d_real;
                 by_log_prob[generated] += weight * pair.d_generated;
@@ -157,6 +159,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::objective::Objective;
 
     /// Tables of the same shape: data and opponent.
     fn tables() -> impl Strategy<Value = (Policy, Policy)> {
@@ -180,25 +183,27 @@ mod tests {
         Policy::from_logits(data.rows.iter().zip(&opponent.rows).map(row).collect())
     }
 
-    const LOGISTIC: Objective = Objective::Logistic;
+    fn logistic(beta: f64) -> Loss {
+        Loss::new(Objective::Logistic, beta)
+    }
 
     proptest! {
         /// SPIN, Theorem 5.4.
         #[test]
         fn the_logistic_minimiser_is_the_geometric_mixture((data, opponent) in tables(), beta in 0.2..5.0f64) {
-            let next = opponent.iterate(LOGISTIC, beta, &data).unwrap();
+            let next = opponent.iterate(&logistic(beta), &data).unwrap();
             let expected = geometric(&data, &opponent, 1.0 / beta);
             prop_assert!(distance(&next, &expected) < 1e-9, "{}", distance(&next, &expected));
-            let loss = |policy: &Policy| policy.loss(LOGISTIC, beta, &data, &opponent);
+            let loss = |policy: &Policy| policy.loss(&logistic(beta), &data, &opponent);
             prop_assert!(loss(&next) <= loss(&opponent));
         }
 
         #[test]
         fn the_data_is_the_fixed_point((data, opponent) in tables(), beta in 0.2..5.0f64) {
-            prop_assert!(distance(&data.iterate(LOGISTIC, beta, &data).unwrap(), &data) < 1e-9);
+            prop_assert!(distance(&data.iterate(&logistic(beta), &data).unwrap(), &data) < 1e-9);
             let away = distance(&data, &opponent);
             prop_assume!(away > 1e-3);
-            let next = opponent.iterate(LOGISTIC, beta, &data).unwrap();
+            let next = opponent.iterate(&logistic(beta), &data).unwrap();
             prop_assert!(distance(&next, &opponent) > 1e-2 * away);
         }
 
@@ -214,7 +219,7 @@ mod tests {
             };
             let mut policy = opponent;
             for _ in 0..3 {
-                let next = policy.iterate(LOGISTIC, beta, &data).unwrap();
+                let next = policy.iterate(&logistic(beta), &data).unwrap();
                 for (before, after) in error(&policy).iter().zip(error(&next)) {
                     prop_assert!((after - (1.0 - 1.0 / beta) * before).abs() < 1e-8, "{before} {after}");
                 }
@@ -224,15 +229,15 @@ mod tests {
 
         #[test]
         fn beta_one_is_there_in_one_step_and_one_half_comes_back_in_two((data, opponent) in tables()) {
-            prop_assert!(distance(&opponent.iterate(LOGISTIC, 1.0, &data).unwrap(), &data) < 1e-9);
-            let once = opponent.iterate(LOGISTIC, 0.5, &data).unwrap();
-            let twice = once.iterate(LOGISTIC, 0.5, &data).unwrap();
+            prop_assert!(distance(&opponent.iterate(&logistic(1.0), &data).unwrap(), &data) < 1e-9);
+            let once = opponent.iterate(&logistic(0.5), &data).unwrap();
+            let twice = once.iterate(&logistic(0.5), &data).unwrap();
             prop_assert!(distance(&twice, &opponent) < 1e-8, "{}", distance(&twice, &opponent));
         }
 
         #[test]
         fn the_loss_at_the_opponent_is_ln_2((data, opponent) in tables(), beta in 0.1..5.0f64) {
-            let loss = opponent.loss(LOGISTIC, beta, &data, &opponent);
+            let loss = opponent.loss(&logistic(beta), &data, &opponent);
             prop_assert!((loss - std::f64::consts::LN_2).abs() < 1e-14);
         }
 
@@ -240,7 +245,7 @@ mod tests {
         fn the_gradient_matches_differences((data, opponent) in tables(), beta in 0.1..5.0f64) {
             let logits = [0.3, -1.1, 0.7, 0.2, -0.4, 0.9];
             let (data, opponent) = (&data.rows[0], &opponent.rows[0]);
-            let game = Game { objective: LOGISTIC, beta, data, opponent };
+            let game = Game { loss: &logistic(beta), data, opponent };
             let logits = &logits[..data.len()];
             let (_, gradient) = game.at(logits);
             for at in 0..logits.len() {

@@ -10,13 +10,13 @@ use topspin_kernels::device::{Buffer, Device};
 use topspin_kernels::rng::Key;
 use topspin_model::decoder::{Decoder, DropoutDraw, Flops, Keep, Tape};
 
-use crate::metrics::{GameMeans, GameMetrics, Mean, Scored, StepMetrics, Throughput};
-use crate::objective::Objective;
+use crate::metrics::{GameMeans, GameMetrics, Mean, StepMetrics, Throughput};
+use crate::objective::{Loss, Scored, Triplet};
 use crate::optimizer::{Optimizer, OptimizerSettings};
 use crate::pair::{Example, Pair, Response, Tree};
 use crate::schedule::Schedule;
 use crate::score::score;
-use crate::tree::{Packed, TokenTree, TreeError, group, pack, split};
+use crate::tree::{Group, Packed, TokenTree, TreeError, group, pack, split};
 
 /// Settings of a training stage.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +44,8 @@ pub enum TrainError {
     Tree(#[from] TreeError),
     /// Tokens and log-probabilities of a response do not go side by side.
     #[error(
-        "a response to the prompt `{prompt_id}` has {tokens} tokens but {logprobs} log-probabilities of the opponent; \
-         score its pairs anew"
+        "a response to the prompt `{prompt_id}` has {tokens} tokens but {logprobs} log-probabilities of {of}; score its \
+         pairs anew"
     )]
     LogprobCount {
         /// The prompt's name.
@@ -54,6 +54,20 @@ pub enum TrainError {
         tokens: usize,
         /// Log-probabilities that it came with.
         logprobs: usize,
+        /// Whose they are.
+        of: &'static str,
+    },
+    /// Generated responses and those of the base model do not go side by side.
+    #[error(
+        "the prompt `{prompt_id}` has {wanted} generated responses but {found} of the base model; make its pairs anew"
+    )]
+    BaseResponses {
+        /// The prompt's name.
+        prompt_id: String,
+        /// Responses of the base model.
+        found: usize,
+        /// Generated responses.
+        wanted: usize,
     },
     /// Nothing to learn from.
     #[error("step {step} has no examples; give it at least one")]
@@ -142,15 +156,9 @@ impl<D: Device> Trainer<D> {
         &self.grads
     }
 
-    /// One step on pairs of `trees`: the mean of the objective over them.
-    pub fn spin_step(
-        &mut self,
-        trees: &[Tree],
-        pairs: &[Pair],
-        objective: Objective,
-        beta: f64,
-    ) -> Result<Step, TrainError> {
-        let gradient = self.spin_gradient(trees, pairs, objective, beta)?;
+    /// One step on pairs of `trees`: the mean of `loss` over them.
+    pub fn spin_step(&mut self, trees: &[Tree], pairs: &[Pair], loss: &Loss) -> Result<Step, TrainError> {
+        let gradient = self.spin_gradient(trees, pairs, loss)?;
         self.apply(gradient)
     }
 
@@ -162,43 +170,48 @@ impl<D: Device> Trainer<D> {
     }
 
     /// The first half of [`spin_step`](Self::spin_step): computes the gradient.
-    pub fn spin_gradient(
-        &mut self,
-        trees: &[Tree],
-        pairs: &[Pair],
-        objective: Objective,
-        beta: f64,
-    ) -> Result<Gradient, TrainError> {
+    pub fn spin_gradient(&mut self, trees: &[Tree], pairs: &[Pair], loss: &Loss) -> Result<Gradient, TrainError> {
         let groups = group(trees, pairs);
         for group in &groups {
-            let tree = &trees[group.tree];
-            let generated = group.generated.iter().map(|&(index, _)| &tree.generated[index]);
-            std::iter::once(&tree.real).chain(generated).try_for_each(|response| check(tree, response))?;
+            check(&trees[group.tree], group, loss)?;
         }
         let groups = split(trees, groups, self.settings.batch_tokens);
         let token_trees: Vec<_> = groups.iter().map(|group| group.token_tree(trees)).collect();
 
         let count = pairs.len() as f64;
-        let (mut loss, mut means) = (Mean::default(), GameMeans::default());
+        let (mut mean, mut means) = (Mean::default(), GameMeans::default());
         let throughput = self.accumulate(&token_trees, |packed, logprobs, dlogp| {
             let mut branches = packed.branches.iter();
             while let Some(real) = branches.next() {
                 let (tree, group) = (&trees[groups[real.tree].tree], &groups[real.tree]);
                 let scored_real = scored(&logprobs[real.outputs.clone()], &tree.real);
                 let mut d_real = 0.0;
-                for (&(index, weight), generated) in group.generated.iter().zip(&mut branches) {
-                    let weight = f64::from(weight);
-                    let scored_generated = scored(&logprobs[generated.outputs.clone()], &tree.generated[index]);
-                    let at = objective.pair(beta, scored_real.log_ratio, scored_generated.log_ratio);
-                    loss.push(weight, at.loss);
-                    means.push(weight, beta, scored_real, scored_generated);
-                    d_real += weight * at.d_real;
-                    dlogp[generated.outputs.clone()].fill((weight * at.d_generated / count) as f32);
+                let generated: Vec<_> = branches.by_ref().take(group.generated.len()).collect();
+                let base: Vec<_> = if tree.base.is_empty() {
+                    Vec::new()
+                } else {
+                    branches.by_ref().take(group.generated.len()).collect()
+                };
+                for (at, &(index, weight)) in group.generated.iter().enumerate() {
+                    let (weight, generated, base) = (f64::from(weight), generated[at], base.get(at));
+                    let triplet = Triplet {
+                        real: scored_real,
+                        generated: scored(&logprobs[generated.outputs.clone()], &tree.generated[index]),
+                        base: base.map(|base| scored_base(&logprobs[base.outputs.clone()], &tree.base[index])),
+                    };
+                    let cost = loss.pair(&triplet);
+                    mean.push(weight, cost.loss);
+                    means.push(weight, loss.beta, &triplet);
+                    d_real += weight * cost.d_real;
+                    dlogp[generated.outputs.clone()].fill((weight * cost.d_generated / count) as f32);
+                    if let Some(base) = base {
+                        dlogp[base.outputs.clone()].fill((weight * cost.d_base / count) as f32);
+                    }
                 }
                 dlogp[real.outputs.clone()].fill((d_real / count) as f32);
             }
         })?;
-        Ok(Gradient { loss: loss.get(), game: Some(means.get()), throughput })
+        Ok(Gradient { loss: mean.get(), game: Some(means.get()), throughput })
     }
 
     /// The first half of [`sft_step`](Self::sft_step): computes the gradient.
@@ -280,18 +293,46 @@ impl<D: Device> Trainer<D> {
     }
 }
 
-/// Sums over the tokens of a response, of its log-probabilities and of their differences to the opponent's.
+/// Sums over the tokens of a response, of its log-probabilities and of their differences to the opponent's and to the base
+/// model's.
 fn scored(logprobs: &[f32], response: &Response) -> Scored {
     let logp = logprobs.iter().map(|&logprob| f64::from(logprob)).sum();
-    // Difference by difference: each is exactly 0 where policy and opponent agree.
-    let differences = logprobs.iter().zip(&response.logprobs).map(|(&now, &then)| f64::from(now) - f64::from(then));
-    Scored { logp, log_ratio: differences.sum() }
+    // Difference by difference: each is exactly 0 where both agree.
+    let less =
+        |then: &[f32]| -> f64 { logprobs.iter().zip(then).map(|(&now, &then)| f64::from(now) - f64::from(then)).sum() };
+    Scored {
+        logp,
+        log_ratio: less(&response.logprobs),
+        base_log_ratio: less(&response.base_logprobs),
+        tokens: logprobs.len(),
+    }
 }
 
-fn check(tree: &Tree, response: &Response) -> Result<(), TrainError> {
-    let (tokens, logprobs) = (response.token_ids.len(), response.logprobs.len());
-    if tokens == logprobs {
-        return Ok(());
+/// The same of a response of the base model, which comes with its own log-probabilities.
+fn scored_base(logprobs: &[f32], response: &Response) -> Scored {
+    let scored = scored(logprobs, response);
+    Scored { log_ratio: 0.0, base_log_ratio: scored.log_ratio, ..scored }
+}
+
+/// Whether the responses of a group have all that their cost is made of.
+fn check(tree: &Tree, group: &Group, loss: &Loss) -> Result<(), TrainError> {
+    let (prompt_id, needs) = (|| tree.prompt_id.clone(), loss.needs());
+    if (needs.base_response || !tree.base.is_empty()) && tree.base.len() != tree.generated.len() {
+        let (found, wanted) = (tree.base.len(), tree.generated.len());
+        return Err(TrainError::BaseResponses { prompt_id: prompt_id(), found, wanted });
     }
-    Err(TrainError::LogprobCount { prompt_id: tree.prompt_id.clone(), tokens, logprobs })
+    for response in group.responses(tree) {
+        let (tokens, logprobs) = (response.token_ids.len(), response.logprobs.len());
+        if tokens != logprobs {
+            return Err(TrainError::LogprobCount { prompt_id: prompt_id(), tokens, logprobs, of: "the opponent" });
+        }
+    }
+    for &(index, _) in &group.generated {
+        let Response { token_ids, base_logprobs, .. } = &tree.generated[index];
+        let (tokens, logprobs) = (token_ids.len(), base_logprobs.len());
+        if needs.base_logprobs && tokens != logprobs {
+            return Err(TrainError::LogprobCount { prompt_id: prompt_id(), tokens, logprobs, of: "the base model" });
+        }
+    }
+    Ok(())
 }

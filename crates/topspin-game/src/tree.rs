@@ -11,7 +11,7 @@ use std::ops::Range;
 use topspin_model::batch::Batch;
 use topspin_model::config::DecoderConfig;
 
-use crate::pair::{Pair, Tree};
+use crate::pair::{Pair, Response, Tree};
 
 /// A prompt and the responses to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,20 +173,27 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// The branches: the real response, then the generated ones.
+    /// The branches: the real response, then the generated ones, then those of the base model beside them, if the tree has
+    /// such.
     pub fn token_tree<'a>(&self, trees: &'a [Tree]) -> TokenTree<'a> {
         let tree = &trees[self.tree];
-        let generated = self.generated.iter().map(|&(index, _)| &tree.generated[index]);
-        let responses = std::iter::once(&tree.real).chain(generated).map(|response| &response.token_ids[..]);
+        let responses = self.responses(tree).map(|response| &response.token_ids[..]);
         TokenTree { prompt_id: &tree.prompt_id, prompt: &tree.prompt, responses: responses.collect(), turns: &[] }
+    }
+
+    /// The responses of the branches.
+    pub fn responses<'a>(&self, tree: &'a Tree) -> impl Iterator<Item = &'a Response> {
+        let generated = self.generated.iter().map(|&(index, _)| &tree.generated[index]);
+        let base = self.generated.iter().filter_map(|&(index, _)| tree.base.get(index));
+        std::iter::once(&tree.real).chain(generated).chain(base)
     }
 }
 
 /// Collects pairs by tree, in the order in which each tree and each response first occurs.
 ///
-/// Pairs of one tree whose generated responses agree in tokens and log-probabilities are equal in every respect: they
-/// share one branch, which counts as many times.
-pub(crate) fn group(trees: &[Tree], pairs: &[Pair]) -> Vec<Group> {
+/// Pairs of one tree whose generated responses, and those of the base model beside them, agree in tokens and
+/// log-probabilities are equal in every respect: they share one branch, which counts as many times.
+pub(crate) fn group<'a>(trees: &'a [Tree], pairs: &[Pair]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut group_of = HashMap::new();
     let mut branch_of = HashMap::new();
@@ -196,9 +203,13 @@ pub(crate) fn group(trees: &[Tree], pairs: &[Pair]) -> Vec<Group> {
             groups.len() - 1
         });
         let generated = &mut groups[at].generated;
-        let response = &trees[pair.tree].generated[pair.generated];
-        let logprobs: Vec<u32> = response.logprobs.iter().map(|logprob| logprob.to_bits()).collect();
-        let branch = *branch_of.entry((pair.tree, &response.token_ids, logprobs)).or_insert_with(|| {
+        let tree = &trees[pair.tree];
+        let key = |response: &'a Response| {
+            let logprobs = response.logprobs.iter().chain(&response.base_logprobs);
+            (&response.token_ids, logprobs.map(|logprob| logprob.to_bits()).collect::<Vec<_>>())
+        };
+        let keys = (key(&tree.generated[pair.generated]), tree.base.get(pair.generated).map(key));
+        let branch = *branch_of.entry((pair.tree, keys)).or_insert_with(|| {
             generated.push((pair.generated, 0));
             generated.len() - 1
         });
@@ -217,7 +228,8 @@ pub(crate) fn split(trees: &[Tree], groups: Vec<Group>, batch_tokens: usize) -> 
         let mut part = Group { tree: group.tree, generated: Vec::new() };
         let mut rows = common;
         for (index, weight) in group.generated {
-            let own = tree.generated[index].token_ids.len().saturating_sub(1);
+            let own = std::iter::once(&tree.generated[index]).chain(tree.base.get(index));
+            let own: usize = own.map(|response| response.token_ids.len().saturating_sub(1)).sum();
             if rows + own > batch_tokens && !part.generated.is_empty() {
                 let next = Group { tree: group.tree, generated: Vec::new() };
                 parts.push(std::mem::replace(&mut part, next));
@@ -238,7 +250,6 @@ mod tests {
     use topspin_rollout::Finish;
 
     use super::*;
-    use crate::pair::Response;
 
     #[test]
     fn a_tree_has_its_prompt_once_and_a_fork() {
@@ -288,15 +299,14 @@ mod tests {
     }
 
     fn trees() -> impl Strategy<Value = Vec<Tree>> {
-        let response = |token_ids: Vec<u32>| Response {
-            logprobs: token_ids.iter().map(|&token| -(token as f32) - 0.5).collect(),
-            token_ids,
-            finish: Finish::Stop,
+        let response = |token_ids: Vec<u32>| {
+            let logprobs = token_ids.iter().map(|&token| -(token as f32) - 0.5).collect();
+            Response::new(token_ids, logprobs, Finish::Stop)
         };
         let tree =
             (tokens(6), tokens(4), prop::collection::vec(tokens(4), 1..9)).prop_map(move |(prompt, real, all)| {
                 let generated = all.into_iter().map(response).collect();
-                Tree { prompt_id: "p".into(), prompt, real: response(real), generated }
+                Tree { prompt_id: "p".into(), prompt, real: response(real), generated, base: Vec::new() }
             });
         prop::collection::vec(tree, 1..6)
     }

@@ -54,6 +54,12 @@ impl Config {
 
         game.beta.values().iter().try_for_each(|beta| positive("game.beta", *beta))?;
         game.samples.values().iter().try_for_each(|samples| at_least_one("game.samples", *samples))?;
+        for (key, weights) in game.additions() {
+            weights.values().iter().try_for_each(|weight| not_negative(key, *weight))?;
+        }
+        if let Some(share) = game.label_smoothing.values().iter().find(|&&share| share >= 0.5) {
+            return range("game.label_smoothing", share, "0 or above, and below 1/2");
+        }
 
         if let (Opponent::Data, Some(samples)) = (game.opponent, game.samples.values().iter().find(|&&n| n != 1)) {
             return range(
@@ -110,6 +116,9 @@ impl Config {
         check("game.beta", listed(&self.game.beta))?;
         check("game.objective", listed(&self.game.objective))?;
         check("game.samples", listed(&self.game.samples))?;
+        for (key, weights) in self.game.additions() {
+            check(key, listed(weights))?;
+        }
         check("rollout.temperature", listed(&self.rollout.temperature))?;
         check("train.lr", listed(&self.train.lr))?;
         check("train.epochs", listed(&self.train.epochs))

@@ -21,7 +21,7 @@ use topspin_model::adapter::{LoraConfig, Targets};
 pub use error::ConfigError;
 pub use sources::{Part, Sources, fetch};
 
-use crate::objective::Objective;
+use crate::objective::{Additions, Loss, Objective};
 use crate::schedule::{PerIteration, Shape};
 
 /// All settings of a run.
@@ -256,6 +256,18 @@ pub struct Game {
     pub beta: PerIteration<f64>,
     /// Loss on the margin. Logistic is SPIN.
     pub objective: PerIteration<Objective>,
+    /// Added to the loss: so many times the real response's negative log-likelihood per token, an anchor at the data
+    /// (arXiv 2404.19733). 0: none.
+    pub nll: PerIteration<f64>,
+    /// DPOP's penalty for a real log-probability that falls (arXiv 2402.13228): a fall counts so many times more. 0: none.
+    pub dpop: PerIteration<f64>,
+    /// Label smoothing: the share of pairs, below 1/2, whose two sides count as exchanged. 0: none.
+    pub label_smoothing: PerIteration<f64>,
+    /// Added to the loss: so many times `KL(base || policy)`, the base being the model that the iterations start from
+    /// (arXiv 2503.00030). It takes a response of the base model to each generated one. 0: none.
+    pub forward_kl: PerIteration<f64>,
+    /// Added to the loss: so many times `KL(policy || base)`. 0: none.
+    pub reverse_kl: PerIteration<f64>,
     /// Responses sampled for each prompt. One, as in the SPIN paper; many help where prompts are few.
     pub samples: PerIteration<usize>,
     /// Whether an iteration also trains on the pairs of the one before it, scored anew by the present opponent: the
@@ -272,10 +284,40 @@ impl Default for Game {
             opponent: Opponent::Model,
             beta: PerIteration::One(1.0),
             objective: PerIteration::One(Objective::Logistic),
+            nll: PerIteration::One(0.0),
+            dpop: PerIteration::One(0.0),
+            label_smoothing: PerIteration::One(0.0),
+            forward_kl: PerIteration::One(0.0),
+            reverse_kl: PerIteration::One(0.0),
             samples: PerIteration::One(1),
             mix_previous: false,
             seed: 0,
         }
+    }
+}
+
+impl Game {
+    /// The settings of what is added to the objective, with their names.
+    fn additions(&self) -> [(&'static str, &PerIteration<f64>); 5] {
+        [
+            ("game.nll", &self.nll),
+            ("game.dpop", &self.dpop),
+            ("game.label_smoothing", &self.label_smoothing),
+            ("game.forward_kl", &self.forward_kl),
+            ("game.reverse_kl", &self.reverse_kl),
+        ]
+    }
+
+    /// The loss of iteration `k`, from 1.
+    pub fn loss(&self, k: usize) -> Loss {
+        let additions = Additions {
+            nll: *self.nll.of(k),
+            dpop: *self.dpop.of(k),
+            label_smoothing: *self.label_smoothing.of(k),
+            forward_kl: *self.forward_kl.of(k),
+            reverse_kl: *self.reverse_kl.of(k),
+        };
+        Loss { objective: *self.objective.of(k), beta: *self.beta.of(k), additions }
     }
 }
 

@@ -159,8 +159,17 @@ fn lists_have_a_value_for_each_iteration() {
         "train.lr",
         "train.epochs",
         "game.objective",
+        "game.nll",
+        "game.dpop",
+        "game.label_smoothing",
+        "game.forward_kl",
+        "game.reverse_kl",
     ] {
-        let one = if key == "game.objective" { "'logistic'" } else { "1" };
+        let one = match key {
+            "game.objective" => "'logistic'",
+            "game.label_smoothing" => "0.1",
+            _ => "1",
+        };
         let list = |n: usize| format!("{key}=[{}]", vec![one; n].join(","));
         assert!(error("", &[&list(4)]).starts_with(&format!("`{key}` lists 4 values for 3 iterations")), "{key}");
         parse("", &["model.path=x", "data.train=x", "output.dir=x", &list(3)]).unwrap().check().unwrap();

@@ -5,19 +5,19 @@
 //! Source: Chen, Deng, Yuan, Ji, Gu, "Self-Play Fine-Tuning Converts Weak Language Models to Strong Language Models",
 //! ICML 2024, arXiv 2401.01335, equation 4.7 (their lambda is `beta`).
 
-use super::PairLoss;
+use super::{PairLoss, Triplet, sigmoid, softplus};
 
-pub(super) fn loss(beta: f64, real: f64, generated: f64) -> PairLoss {
-    let m = beta * (real - generated);
-    // e^-|m| cannot overflow, and ln_1p keeps what a large margin leaves of the loss.
-    let small = (-m.abs()).exp();
-    let slope = -(if m > 0.0 { small } else { 1.0 }) / (1.0 + small);
-    PairLoss::of_margin(beta, (-m).max(0.0) + small.ln_1p(), slope)
+pub(super) fn loss(beta: f64, scored: &Triplet) -> PairLoss {
+    PairLoss::of_margin(beta, scored, |m| (softplus(-m), -sigmoid(-m)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::loss;
+    use super::super::{Objective, PairLoss};
+
+    fn loss(beta: f64, real: f64, generated: f64) -> PairLoss {
+        Objective::Logistic.of_log_ratios(beta, real, generated)
+    }
 
     #[test]
     fn a_margin_of_zero_costs_ln_2() {

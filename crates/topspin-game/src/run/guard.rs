@@ -7,7 +7,6 @@ use super::pairs::PairFigures;
 use super::summary::{better, is_within, words};
 use super::train::TrainFigures;
 use super::{Run, RunError};
-use crate::objective::Objective;
 
 /// Nats a token by which the log-probability of real responses may fall. It falls a little where the model gives up
 /// mass to answers that the data lacks; where an iteration collapsed it fell by 0.15 (docs/method.md).
@@ -25,8 +24,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let name = format!("iter-{k}");
         let pairs: PairFigures = self.figures_of(&format!("{name}/pairs"))?;
         let train: TrainFigures = self.figures_of(&format!("{name}/train"))?;
-        let objective = *self.config.game.objective.of(k);
-        let mut warnings = warnings(&pairs, &train, objective);
+        let mut warnings = warnings(&pairs, &train);
         let (best, goal) = (&self.config.eval.best, self.config.eval.goal);
         let (before, after) = (self.report(&format!("iter-{}", k - 1))?, self.report(&name)?);
         if let (Some(before), Some(after)) = (before.figures.get(best), after.figures.get(best))
@@ -56,10 +54,9 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 }
 
-fn warnings(pairs: &PairFigures, train: &TrainFigures, objective: Objective) -> Vec<String> {
+fn warnings(pairs: &PairFigures, train: &TrainFigures) -> Vec<String> {
     let mut warnings = Vec::new();
-    let start = objective.pair(1.0, 0.0, 0.0).loss;
-    if let Some(loss) = train.loss
+    if let (Some(loss), Some(start)) = (train.loss, train.first_loss)
         && loss > start
     {
         warnings.push(format!(
@@ -125,6 +122,7 @@ mod tests {
             steps: 38,
             examples: 300,
             loss: Some(0.5),
+            first_loss: Some(std::f64::consts::LN_2),
             real_change: Some(-1.2),
             generated_change: Some(-8.0),
             accuracy: Some(0.85),
@@ -135,8 +133,8 @@ mod tests {
     #[test]
     fn what_is_healthy_is_not_warned_of() {
         let (pairs, train) = healthy();
-        assert_eq!(warnings(&pairs, &train, Objective::Logistic), Vec::<String>::new());
-        assert_eq!(warnings(&pairs, &TrainFigures::default(), Objective::Logistic), Vec::<String>::new());
+        assert_eq!(warnings(&pairs, &train), Vec::<String>::new());
+        assert_eq!(warnings(&pairs, &TrainFigures::default()), Vec::<String>::new());
     }
 
     #[test]
@@ -144,7 +142,7 @@ mod tests {
         let warned = |change: &dyn Fn(&mut PairFigures, &mut TrainFigures)| {
             let (mut pairs, mut train) = healthy();
             change(&mut pairs, &mut train);
-            let mut warnings = warnings(&pairs, &train, Objective::Logistic);
+            let mut warnings = warnings(&pairs, &train);
             assert_eq!(warnings.len(), 1, "{warnings:?}");
             warnings.remove(0)
         };

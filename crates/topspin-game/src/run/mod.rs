@@ -99,10 +99,11 @@ pub fn run<D: Device + Clone>(
     run.name_best()?;
     if until == Until::End {
         for k in 1..=config.game.iterations {
-            run.stage(&format!("iter-{k}/rollouts"), |run| run.rollouts(k))?;
-            run.stage(&format!("iter-{k}/pairs"), |run| run.pairs(k))?;
-            run.stage(&format!("iter-{k}/train"), |run| run.self_play(k))?;
-            run.evaluate(&format!("iter-{k}"))?;
+            let round = Round::new(k);
+            run.stage(&round.stage("rollouts"), |run| run.rollouts(&round))?;
+            run.stage(&round.stage("pairs"), |run| run.pairs(&round))?;
+            run.stage(&round.stage("train"), |run| run.self_play(&round))?;
+            run.evaluate(&round.folder)?;
             run.guard(k)?;
             run.name_best()?;
         }
@@ -183,6 +184,27 @@ struct Run<'a, D: Device> {
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
     _lock: Lock,
+}
+
+/// Some steps of the game against one opponent: rollouts, pairs, training.
+struct Round {
+    /// Number of the iteration, from 1.
+    iteration: usize,
+    /// The folder of its files.
+    folder: String,
+    /// The folder whose model it begins with.
+    before: String,
+}
+
+impl Round {
+    fn new(iteration: usize) -> Self {
+        Self { iteration, folder: format!("iter-{iteration}"), before: format!("iter-{}", iteration - 1) }
+    }
+
+    /// The stage that does this work.
+    fn stage(&self, work: &str) -> String {
+        format!("{}/{work}", self.folder)
+    }
 }
 
 /// What a finished stage hands over to the manifest.

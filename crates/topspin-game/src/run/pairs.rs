@@ -10,7 +10,7 @@ use topspin_rollout::Finish;
 
 use super::items::Item;
 use super::lines::{read_lines, write_lines};
-use super::{Done, Rollout, Run, RunError};
+use super::{Done, Rollout, Round, Run, RunError};
 use crate::pair::{Response, Tree, drop_identical};
 use crate::score::score;
 use crate::tree::TokenTree;
@@ -48,18 +48,18 @@ pub struct PairFigures {
 }
 
 impl<D: Device + Clone> Run<'_, D> {
-    /// Puts the rollouts of iteration `k`, and on request those of the one before, beside the real responses.
-    pub(super) fn pairs(&mut self, k: usize) -> Result<Done, RunError> {
-        let name = format!("iter-{k}/pairs");
+    /// Puts the rollouts of a round, and on request those of the one before, beside the real responses.
+    pub(super) fn pairs(&mut self, round: &Round) -> Result<Done, RunError> {
+        let (name, k) = (round.stage("pairs"), round.iteration);
         let file = format!("{name}.jsonl");
         let items: HashMap<usize, &Item> = self.items.train.iter().map(|item| (item.line, item)).collect();
-        let new: Vec<Rollout> = read_lines(&self.path(&format!("iter-{k}/rollouts.jsonl")))?;
+        let new: Vec<Rollout> = read_lines(&self.path(&format!("{}.jsonl", round.stage("rollouts"))))?;
         let old: Vec<Rollout> = match k {
             2.. if self.config.game.mix_previous => read_lines(&self.path(&format!("iter-{}/rollouts.jsonl", k - 1)))?,
             _ => Vec::new(),
         };
 
-        let path = self.path(&format!("iter-{k}/real.jsonl"));
+        let path = self.path(&format!("{}/real.jsonl", round.folder));
         // Rollouts of an earlier build came without.
         let scored: Vec<Rollout> = if path.exists() { read_lines(&path)? } else { Vec::new() };
         let (real, generated, longer) = sides(&items, &new);
@@ -67,7 +67,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let mixed = old.iter().filter(|rollout| rollout.response.token_ids != items[&rollout.line].real).count();
         let mut trees = plant(&items, scored, new, old);
         let identical = drop_identical(&mut trees);
-        self.fill_in_logprobs(&format!("iter-{}", k - 1), &name, &mut trees)?;
+        self.fill_in_logprobs(&round.before, &name, &mut trees)?;
         write_lines(&self.path(&file), &trees)?;
 
         let figures = PairFigures { pairs: all - identical, identical, mixed, real, generated, longer };
@@ -139,10 +139,10 @@ fn plant(items: &HashMap<usize, &Item>, scored: Vec<Rollout>, new: Vec<Rollout>,
     for (line, response) in new.chain(old.into_iter().map(bare)) {
         let at = *tree_of.entry(line).or_insert_with(|| {
             let item = items[&line];
-            let bare = || Response { token_ids: item.real.clone(), logprobs: Vec::new(), finish: item.finish };
+            let bare = || Response::new(item.real.clone(), Vec::new(), item.finish);
             let real = scored.remove(&line).unwrap_or_else(bare);
             let prompt_id = item.id.clone();
-            trees.push(Tree { prompt_id, prompt: item.prompt.clone(), real, generated: Vec::new() });
+            trees.push(Tree { prompt_id, prompt: item.prompt.clone(), real, generated: Vec::new(), base: Vec::new() });
             trees.len() - 1
         });
         trees[at].generated.push(response);

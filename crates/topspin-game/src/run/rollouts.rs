@@ -13,7 +13,7 @@ use topspin_rollout::{
 
 use super::items::Item;
 use super::lines::{Lines, write_lines};
-use super::{Done, Run, RunError};
+use super::{Done, Round, Run, RunError};
 use crate::pair::Response;
 
 /// A response and what the opponent thinks of it: one line of `rollouts.jsonl`, its samples, or of `real.jsonl`.
@@ -80,10 +80,10 @@ struct Figures {
 }
 
 impl<D: Device + Clone> Run<'_, D> {
-    /// Samples the responses of iteration `k` from the model before it, which scores the real ones on the way; rejected
+    /// Samples the responses of a round from the model before it, which scores the real ones on the way; rejected
     /// responses of the data, which take the place of samples, are scored too.
-    pub(super) fn rollouts(&mut self, k: usize) -> Result<Done, RunError> {
-        let name = format!("iter-{k}/rollouts");
+    pub(super) fn rollouts(&mut self, round: &Round) -> Result<Done, RunError> {
+        let (name, k) = (round.stage("rollouts"), round.iteration);
         let samples = *self.config.game.samples.of(k) as u32;
         let rollout = &self.config.rollout;
         let share = self.items.share(&self.config, k);
@@ -99,12 +99,12 @@ impl<D: Device + Clone> Run<'_, D> {
         });
         let wanted = wanted.collect();
         let sampling = Sampling { temperature: *rollout.temperature.of(k), top_k: rollout.top_k, top_p: rollout.top_p };
-        let all = self.complete(&name, &format!("iter-{}", k - 1), wanted, sampling, k as u64)?;
+        let all = self.complete(&name, &round.before, wanted, sampling, k as u64)?;
         let (mut samples, mut real): (Vec<_>, Vec<_>) = all.into_iter().partition(|rollout| rollout.sample.is_some());
         // The engine sees a stop token at the end, not whether the data went on.
         real.iter_mut().zip(finishes).for_each(|(real, finish)| real.response.finish = finish);
         samples.iter_mut().zip(given).for_each(|(sample, finish)| sample.response.finish = finish);
-        let files = [format!("{name}.jsonl"), format!("iter-{k}/real.jsonl")];
+        let files = [format!("{name}.jsonl"), format!("{}/real.jsonl", round.folder)];
         write_lines(&self.path(&files[0]), &samples)?;
         write_lines(&self.path(&files[1]), &real)?;
         let tokens = samples.iter().map(|rollout| rollout.response.token_ids.len()).sum();
@@ -134,7 +134,7 @@ impl<D: Device + Clone> Run<'_, D> {
         self.generate(name, of, &requests, sampling, iteration, done, |at, completion| {
             let &Wanted { line, ref prompt_id, sample, .. } = missing[at];
             let Completion { token_ids, logprobs, finish } = completion.clone();
-            let response = Response { token_ids, logprobs, finish };
+            let response = Response::new(token_ids, logprobs, finish);
             let rollout = Rollout { line, prompt_id: prompt_id.clone(), sample, response };
             lines.push(&rollout)?;
             all.push(rollout);

@@ -12,10 +12,10 @@ use topspin_model::decoder::{Decoder, Keep};
 use topspin_model::source::ModelSource;
 
 use super::lines::{Lines, read_lines};
-use super::{BASE, Done, Run, RunError};
+use super::{BASE, Done, Round, Run, RunError};
 use crate::config::{OptimizerKind, SaveDtype};
 use crate::metrics::{GameMetrics, StepMetrics, Throughput};
-use crate::objective::Objective;
+use crate::objective::Loss;
 use crate::optimizer::{OptimizerSettings, Rule, matrices};
 use crate::order::{Batches, Position, singly};
 use crate::pair::{Example, Pair, Tree, all_pairs, siblings};
@@ -32,7 +32,7 @@ enum Lessons {
     /// Responses to imitate.
     Supervised(Vec<Example>),
     /// Pairs to tell apart.
-    Game { trees: Vec<Tree>, pairs: Vec<Pair>, together: usize, objective: Objective, beta: f64 },
+    Game { trees: Vec<Tree>, pairs: Vec<Pair>, together: usize, loss: Loss },
 }
 
 impl Lessons {
@@ -54,9 +54,9 @@ impl Lessons {
     fn step<D: Device>(&self, trainer: &mut Trainer<D>, chosen: &[usize]) -> Result<Step, TrainError> {
         match self {
             Self::Supervised(examples) => trainer.sft_step(examples, chosen),
-            Self::Game { trees, pairs, objective, beta, .. } => {
+            Self::Game { trees, pairs, loss, .. } => {
                 let pairs: Vec<_> = chosen.iter().map(|&index| pairs[index]).collect();
-                trainer.spin_step(trees, &pairs, *objective, *beta)
+                trainer.spin_step(trees, &pairs, loss)
             }
         }
     }
@@ -99,6 +99,9 @@ pub struct TrainFigures {
     /// The loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
+    /// In self-play: the loss of the first step, before any parameter moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_loss: Option<f64>,
     /// In self-play: the change of the real response's log-probability, in nats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub real_change: Option<f64>,
@@ -156,11 +159,12 @@ impl<D: Device + Clone> Run<'_, D> {
         self.train(course, decoder)
     }
 
-    /// Iteration `k`: from the model before it, on the pairs of the iteration.
-    pub(super) fn self_play(&mut self, k: usize) -> Result<Done, RunError> {
-        let folder = format!("iter-{k}");
+    /// A round: from the model before it, on its pairs.
+    pub(super) fn self_play(&mut self, round: &Round) -> Result<Done, RunError> {
+        let Round { iteration: k, folder, before } = round;
+        let (k, folder, before) = (*k, folder.clone(), before.clone());
         let trees: Vec<Tree> = read_lines(&self.path(&format!("{folder}/pairs.jsonl")))?;
-        let (before, pairs) = (format!("iter-{}", k - 1), all_pairs(&trees));
+        let pairs = all_pairs(&trees);
         if pairs.is_empty() {
             self.observer.warn(&format!(
                 "{folder}: every generated response is the real one itself, so there is nothing left to learn from; the model \
@@ -172,13 +176,7 @@ impl<D: Device + Clone> Run<'_, D> {
         }
         let decoder = self.trainee(&before, k as u64, Use::ForwardAndBackward)?;
         let (game, train) = (&self.config.game, &self.config.train);
-        let lessons = Lessons::Game {
-            trees,
-            pairs,
-            together: train.pairs_per_prompt,
-            objective: *game.objective.of(k),
-            beta: *game.beta.of(k),
-        };
+        let lessons = Lessons::Game { trees, pairs, together: train.pairs_per_prompt, loss: game.loss(k) };
         let course = Course {
             folder,
             before,
@@ -331,11 +329,12 @@ impl TrainFigures {
         let mean = |of: &dyn Fn(&StepMetrics) -> f64| last.iter().map(of).sum::<f64>() / last.len() as f64;
         let (steps, examples) = (metrics.len(), lessons.len());
         let figures = Self { steps, examples, loss: Some(mean(&|m| m.loss)), ..Self::default() };
-        let Lessons::Game { beta, .. } = lessons else { return figures };
+        let Lessons::Game { loss, .. } = lessons else { return figures };
         let game = |of: &dyn Fn(&GameMetrics) -> f64| Some(mean(&|m| m.game.as_ref().map_or(0.0, of)));
         Self {
-            real_change: game(&|game| game.reward_real / beta),
-            generated_change: game(&|game| game.reward_generated / beta),
+            first_loss: metrics.first().map(|first| first.loss),
+            real_change: game(&|game| game.reward_real / loss.beta),
+            generated_change: game(&|game| game.reward_generated / loss.beta),
             accuracy: game(&|game| game.accuracy),
             ..figures
         }

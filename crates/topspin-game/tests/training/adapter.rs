@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use topspin_game::objective::Objective;
+use topspin_game::objective::{Loss, Objective};
 use topspin_game::optimizer::{OptimizerSettings, Rule};
 use topspin_game::pair::{Tree, all_pairs};
 use topspin_game::schedule::{Schedule, Shape, Warmup};
@@ -55,7 +55,7 @@ fn five_steps_of_trl_with_peft() {
     let before = trainer.decoder().read_params();
     let mut clipped = 0;
     for at in 0..steps.steps {
-        let step = trainer.spin_step(&trees, &all_pairs(&trees), Objective::Logistic, spin.beta).unwrap();
+        let step = trainer.spin_step(&trees, &all_pairs(&trees), &Loss::new(Objective::Logistic, spin.beta)).unwrap();
         let close = |found: f64, expected: f64| (found - expected).abs() < 1e-4 * expected;
         assert!(close(step.metrics.loss, steps.loss[at]), "step {at}: loss {}", step.metrics.loss);
         assert!(close(step.metrics.grad_norm, steps.grad_norm[at]), "step {at}: norm {}", step.metrics.grad_norm);
@@ -93,7 +93,7 @@ fn trainer(config: &DecoderConfig, seed: u64, dropout: f64, shift: Option<(&[f32
 }
 
 fn gradient(trainer: &mut Trainer<Cpu>, trees: &[Tree]) -> f64 {
-    trainer.spin_gradient(trees, &all_pairs(trees), Objective::Logistic, 0.7).unwrap().loss
+    trainer.spin_gradient(trees, &all_pairs(trees), &Loss::new(Objective::Logistic, 0.7)).unwrap().loss
 }
 
 proptest! {
@@ -136,10 +136,10 @@ proptest! {
         score_trees(&trainer, &mut trees);
         let before = bits(&trainer.decoder().read_params());
         let pairs = all_pairs(&trees);
-        let first = trainer.spin_step(&trees, &pairs, Objective::Logistic, 0.7).unwrap();
+        let first = trainer.spin_step(&trees, &pairs, &Loss::new(Objective::Logistic, 0.7)).unwrap();
         prop_assert_eq!(first.metrics.loss, std::f64::consts::LN_2);
         for _ in 0..2 {
-            trainer.spin_step(&trees, &pairs, Objective::Logistic, 0.7).unwrap();
+            trainer.spin_step(&trees, &pairs, &Loss::new(Objective::Logistic, 0.7)).unwrap();
         }
         prop_assert_ne!(bits(&trainer.decoder().read_params()), before);
         // Once its B are zero, an adapter adds nothing.

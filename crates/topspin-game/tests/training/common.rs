@@ -86,10 +86,19 @@ pub fn trees() -> impl Strategy<Value = Vec<Tree>> {
         let response = |token_ids: Vec<u32>| {
             // What another model might have said: no function of the one in training.
             let logprob = |(at, &token): (usize, &u32)| -0.4 - 0.3 * token as f32 - 0.01 * at as f32;
-            Response { logprobs: token_ids.iter().enumerate().map(logprob).collect(), token_ids, finish: Finish::Stop }
+            {
+                let logprobs = token_ids.iter().enumerate().map(logprob).collect();
+                Response::new(token_ids, logprobs, Finish::Stop)
+            }
         };
         let twice = generated.into_iter().flat_map(|(tokens, twice)| std::iter::repeat_n(tokens, 1 + twice as usize));
-        Tree { prompt_id: "a test's".into(), prompt, real: response(real), generated: twice.map(response).collect() }
+        Tree {
+            prompt_id: "a test's".into(),
+            prompt,
+            real: response(real),
+            generated: twice.map(response).collect(),
+            base: Vec::new(),
+        }
     });
     prop::collection::vec(tree, 1..5)
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use topspin_game::objective::Objective;
+use topspin_game::objective::{Loss, Objective};
 use topspin_game::pair::all_pairs;
 use topspin_game::trainer::{TrainSettings, Trainer};
 use topspin_game::tree::TokenTree;
@@ -157,7 +157,8 @@ fn spin_loss_and_gradient() {
         let gradient_of = |keep: Keep| {
             let settings = TrainSettings { keep, ..settings(ADAMW, 64) };
             let mut trainer = Trainer::new(family.stored.decoder(), settings);
-            let gradient = trainer.spin_gradient(&trees, &all_pairs(&trees), Objective::Logistic, spin.beta).unwrap();
+            let gradient =
+                trainer.spin_gradient(&trees, &all_pairs(&trees), &Loss::new(Objective::Logistic, spin.beta)).unwrap();
             (gradient, trainer.grads().to_vec())
         };
         let (gradient, grads) = gradient_of(Keep::Everything);

@@ -3,7 +3,7 @@
 //! Every comparison is relative to the largest magnitude in the tensor and must be within [`TOLERANCE`].
 
 use serde::Deserialize;
-use topspin_game::objective::Objective;
+use topspin_game::objective::{Loss, Objective};
 use topspin_game::optimizer::{OptimizerSettings, Rule};
 use topspin_game::pair::{Tree, all_pairs};
 use topspin_game::schedule::{Schedule, Shape, Warmup};
@@ -137,10 +137,11 @@ fn spin_loss_and_gradient() {
         let (trees, spin) = (golden.trees(), &golden.0.expected.spin);
         let mut trainer = golden.trainer(&golden.0.expected.adamw);
         for (pair, margin) in all_pairs(&trees).into_iter().zip(&spin.margins) {
-            let one = trainer.spin_gradient(&trees, &[pair], Objective::Logistic, spin.beta).unwrap();
+            let one = trainer.spin_gradient(&trees, &[pair], &Loss::new(Objective::Logistic, spin.beta)).unwrap();
             assert_close_numbers("margin", &[one.game.unwrap().margin], &[*margin]);
         }
-        let gradient = trainer.spin_gradient(&trees, &all_pairs(&trees), Objective::Logistic, spin.beta).unwrap();
+        let gradient =
+            trainer.spin_gradient(&trees, &all_pairs(&trees), &Loss::new(Objective::Logistic, spin.beta)).unwrap();
         assert_close_numbers("loss", &[gradient.loss], &[spin.loss]);
         golden.compare_arena("grad", trainer.grads());
     }
@@ -156,8 +157,9 @@ fn five_steps_of_each_optimizer() {
             let mut trainer = golden.trainer(run);
             let (mut losses, mut norms) = (Vec::new(), Vec::new());
             for _ in 0..run.steps {
-                let step =
-                    trainer.spin_step(&trees, &all_pairs(&trees), Objective::Logistic, expected.spin.beta).unwrap();
+                let step = trainer
+                    .spin_step(&trees, &all_pairs(&trees), &Loss::new(Objective::Logistic, expected.spin.beta))
+                    .unwrap();
                 losses.push(step.metrics.loss);
                 norms.push(step.metrics.grad_norm);
             }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use topspin_game::checkpoint::StateError;
 use topspin_game::metrics::StepMetrics;
-use topspin_game::objective::Objective;
+use topspin_game::objective::{Loss, Objective};
 use topspin_game::order::{Batches, Position, singly};
 use topspin_game::pair::{Pair, Tree, all_pairs};
 use topspin_game::trainer::Trainer;
@@ -30,7 +30,7 @@ fn train(trainer: &mut Trainer<Cpu>, trees: &[Tree], start: Position, steps: usi
     let mut batches = batches(&pairs, start);
     let step = |batch: Vec<usize>| {
         let chosen: Vec<Pair> = batch.into_iter().map(|index| pairs[index]).collect();
-        trainer.spin_step(trees, &chosen, Objective::Logistic, 0.5).unwrap().metrics
+        trainer.spin_step(trees, &chosen, &Loss::new(Objective::Logistic, 0.5)).unwrap().metrics
     };
     let metrics = batches.by_ref().take(steps).map(step).collect();
     (metrics, batches.position())

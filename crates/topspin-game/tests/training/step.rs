@@ -4,7 +4,7 @@ use std::f64::consts::LN_2;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use topspin_game::objective::Objective;
+use topspin_game::objective::{Loss, Objective};
 use topspin_game::pair::{Example, Pair, Response, Tree, all_pairs};
 use topspin_game::trainer::{TrainError, TrainSettings, Trainer};
 use topspin_kernels::cpu::Cpu;
@@ -29,10 +29,10 @@ proptest! {
         let mut trainer = Trainer::new(decoder, settings(ADAMW, batch_tokens));
         score_trees(&trainer, &mut trees);
         for pair in all_pairs(&trees) {
-            let one = trainer.spin_gradient(&trees, &[pair], Objective::Logistic, beta).unwrap();
+            let one = trainer.spin_gradient(&trees, &[pair], &Loss::new(Objective::Logistic, beta)).unwrap();
             prop_assert_eq!(one.game.unwrap().margin, 0.0);
         }
-        let step = trainer.spin_step(&trees, &all_pairs(&trees), Objective::Logistic, beta).unwrap();
+        let step = trainer.spin_step(&trees, &all_pairs(&trees), &Loss::new(Objective::Logistic, beta)).unwrap();
         prop_assert_eq!(step.metrics.loss.to_bits(), LN_2.to_bits());
         let game = step.metrics.game.unwrap();
         prop_assert_eq!([game.reward_real, game.reward_generated, game.margin, game.accuracy], [0.0; 4]);
@@ -62,7 +62,7 @@ fn steps_follow_the_schedule_and_lower_the_loss() {
     let (trees, mut trainer) = example(settings);
     let mut losses = Vec::new();
     for done in 0..6 {
-        let step = trainer.spin_step(&trees, &all_pairs(&trees), Objective::Logistic, 0.1).unwrap();
+        let step = trainer.spin_step(&trees, &all_pairs(&trees), &Loss::new(Objective::Logistic, 0.1)).unwrap();
         assert_eq!((step.metrics.step, step.metrics.lr), (done + 1, settings.schedule.at(done)));
         assert!(step.throughput.tokens > 0 && step.throughput.flops.0 > 0 && step.throughput.seconds > 0.0);
         losses.push(step.metrics.loss);
@@ -78,13 +78,13 @@ fn a_step_without_a_number_leaves_everything_as_it_was() {
     let (_, mut untouched) = example(settings(ADAMW, 50));
     let pairs = all_pairs(&trees);
     for trainer in [&mut trainer, &mut untouched] {
-        trainer.spin_step(&trees, &pairs, Objective::Logistic, 0.1).unwrap();
+        trainer.spin_step(&trees, &pairs, &Loss::new(Objective::Logistic, 0.1)).unwrap();
     }
     let before = bits(&trainer.decoder().read_params());
 
     let mut bad = trees.clone();
     bad[0].real.logprobs[0] = f32::NAN;
-    let error = trainer.spin_step(&bad, &pairs, Objective::Logistic, 0.1).unwrap_err();
+    let error = trainer.spin_step(&bad, &pairs, &Loss::new(Objective::Logistic, 0.1)).unwrap_err();
     assert_eq!(error, TrainError::NotFinite { what: "loss", step: 2 });
     assert_eq!(error.to_string(), "the loss of step 2 is not a finite number; lower the learning rate");
     // The loss of equal log-ratios is ln 2 for any beta, but this one's derivative is beyond f32.
@@ -93,13 +93,13 @@ fn a_step_without_a_number_leaves_everything_as_it_was() {
         score_trees(trainer, &mut trees);
         trees
     };
-    let error = trainer.spin_step(&at_itself(&trainer), &pairs, Objective::Logistic, 1e40).unwrap_err();
+    let error = trainer.spin_step(&at_itself(&trainer), &pairs, &Loss::new(Objective::Logistic, 1e40)).unwrap_err();
     assert_eq!(error, TrainError::NotFinite { what: "gradient", step: 2 });
     assert_eq!(bits(&trainer.decoder().read_params()), before);
     assert_eq!(trainer.steps(), 1);
 
     for trainer in [&mut trainer, &mut untouched] {
-        trainer.spin_step(&trees, &pairs, Objective::Logistic, 0.1).unwrap();
+        trainer.spin_step(&trees, &pairs, &Loss::new(Objective::Logistic, 0.1)).unwrap();
     }
     assert_eq!(bits(&trainer.decoder().read_params()), bits(&untouched.decoder().read_params()));
     assert_ne!(bits(&trainer.decoder().read_params()), before);
@@ -108,8 +108,9 @@ fn a_step_without_a_number_leaves_everything_as_it_was() {
 #[test]
 fn what_cannot_be_trained_on_is_named() {
     let (mut trees, mut trainer) = example(settings(ADAMW, 50));
-    let mut spin =
-        |trees: &[_], pairs: &[_]| trainer.spin_step(trees, pairs, Objective::Logistic, 0.1).unwrap_err().to_string();
+    let mut spin = |trees: &[_], pairs: &[_]| {
+        trainer.spin_step(trees, pairs, &Loss::new(Objective::Logistic, 0.1)).unwrap_err().to_string()
+    };
     assert_eq!(spin(&trees, &[]), "step 1 has no examples; give it at least one");
     let first = [Pair { tree: 0, generated: 0 }];
     let generated = trees[0].generated[0].clone();

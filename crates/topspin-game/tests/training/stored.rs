@@ -89,16 +89,15 @@ impl<E> Stored<E> {
     /// The pairs, each a tree of its own, with the log-probabilities of the stored opponent.
     pub fn trees(&self, pairs: &[TokenPair]) -> Vec<Tree> {
         let tree = |(at, pair): (usize, &TokenPair)| {
-            let response = |side: &str, tokens: &[u32]| Response {
-                token_ids: tokens.to_vec(),
-                logprobs: self.tensor(&format!("opponent.{at}.{side}")),
-                finish: Finish::Stop,
+            let response = |side: &str, tokens: &[u32]| {
+                Response::new(tokens.to_vec(), self.tensor(&format!("opponent.{at}.{side}")), Finish::Stop)
             };
             Tree {
                 prompt_id: at.to_string(),
                 prompt: pair.prompt.clone(),
                 real: response("real", &pair.real),
                 generated: vec![response("generated", &pair.generated)],
+                base: Vec::new(),
             }
         };
         pairs.iter().enumerate().map(tree).collect()

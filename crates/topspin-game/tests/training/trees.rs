@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use proptest::prelude::*;
-use topspin_game::objective::Objective;
+use topspin_game::objective::{Loss, Objective};
 use topspin_game::optimizer::Rule;
 use topspin_game::pair::{Example, Response, Tree, all_pairs};
 use topspin_game::trainer::TrainSettings;
@@ -109,7 +109,7 @@ proptest! {
     ) {
         let pairs = all_pairs(&trees);
         let mut trainer = trainer(&config, seed, without_clipping(ADAMW, batch_tokens, Keep::Everything));
-        let found = trainer.spin_gradient(&trees, &pairs, Objective::Logistic, beta).unwrap();
+        let found = trainer.spin_gradient(&trees, &pairs, &Loss::new(Objective::Logistic, beta)).unwrap();
 
         let mut rows = FullRows::new(&config, seed);
         let (mut loss, mut margins) = (0.0, 0.0);
@@ -178,7 +178,7 @@ proptest! {
     ) {
         let grads = |keep| {
             let mut trainer = trainer(&config, seed, without_clipping(ADAMW, batch_tokens, keep));
-            let _ = trainer.spin_gradient(&trees, &all_pairs(&trees), Objective::Logistic, 0.3).unwrap();
+            let _ = trainer.spin_gradient(&trees, &all_pairs(&trees), &Loss::new(Objective::Logistic, 0.3)).unwrap();
             bits(trainer.grads())
         };
         prop_assert_eq!(grads(Keep::LayerInputs), grads(Keep::Everything));

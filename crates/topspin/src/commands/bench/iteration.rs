@@ -174,7 +174,7 @@ impl Iteration<'_> {
             .map(|(name, example)| {
                 let mut next = || responses.next().expect("there are two responses to each prompt");
                 let (generated, real) = (vec![next()], next());
-                Tree { prompt_id: name.clone(), prompt: example.prompt.clone(), real, generated }
+                Tree { prompt_id: name.clone(), prompt: example.prompt.clone(), real, generated, base: Vec::new() }
             })
             .collect()
     }
@@ -182,5 +182,5 @@ impl Iteration<'_> {
 
 /// A completion as one side of a pair.
 fn response(Completion { token_ids, logprobs, finish }: Completion) -> Response {
-    Response { token_ids, logprobs, finish }
+    Response::new(token_ids, logprobs, finish)
 }

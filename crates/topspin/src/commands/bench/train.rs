@@ -2,7 +2,7 @@
 
 use topspin_game::config;
 use topspin_game::metrics::Throughput;
-use topspin_game::objective::Objective;
+use topspin_game::objective::{Loss, Objective};
 use topspin_game::optimizer::{OptimizerSettings, Rule, matrices};
 use topspin_game::pair::{Pair, Response, Tree, all_pairs};
 use topspin_game::schedule::{Schedule, Shape};
@@ -117,19 +117,22 @@ pub fn run(Args { size, batch, common }: Args) -> anyhow::Result<()> {
 
 /// One step on some of the pairs.
 pub fn step(trainer: &mut Trainer<Timed<Cpu>>, trees: &[Tree], pairs: &[Pair]) -> anyhow::Result<Throughput> {
-    Ok(trainer.spin_step(trees, pairs, Objective::Logistic, 0.1)?.throughput)
+    Ok(trainer.spin_step(trees, pairs, &Loss::new(Objective::Logistic, 0.1))?.throughput)
 }
 
 /// Trees of one pair each.
 pub fn trees(pairs: Vec<TokenPair>) -> Vec<Tree> {
     // What the opponent thought has no bearing on the time.
-    let response =
-        |token_ids: Vec<u32>| Response { logprobs: vec![-1.0; token_ids.len()], token_ids, finish: Finish::Length };
+    let response = |token_ids: Vec<u32>| {
+        let logprobs = vec![-1.0; token_ids.len()];
+        Response::new(token_ids, logprobs, Finish::Length)
+    };
     let tree = |(number, pair): (usize, TokenPair)| Tree {
         prompt_id: (number + 1).to_string(),
         prompt: pair.prompt,
         real: response(pair.real),
         generated: vec![response(pair.generated)],
+        base: Vec::new(),
     };
     pairs.into_iter().enumerate().map(tree).collect()
 }

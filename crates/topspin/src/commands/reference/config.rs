@@ -74,7 +74,9 @@ fn choices(item: &Item) -> String {
 /// The objectives, which a macro defines.
 fn objectives() -> Item {
     let name = |objective| serde_json::to_value(objective).expect("an objective is a name");
-    let member = |objective| (name(objective).as_str().unwrap_or_default().to_owned(), String::new(), String::new());
+    let member = |&objective: &Objective| {
+        (name(objective).as_str().unwrap_or_default().to_owned(), String::new(), objective.about().into())
+    };
     Item { comment: String::new(), members: Objective::ALL.iter().map(member).collect() }
 }
 
