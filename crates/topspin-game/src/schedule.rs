@@ -1,8 +1,12 @@
 //! Learning rates over the steps of a stage, and settings that may vary by iteration.
 
 use std::f64::consts::PI;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Error, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How the learning rate goes on after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,17 +58,27 @@ pub struct Schedule {
     pub warmup_steps: u32,
     /// Steps of the stage, `T`.
     pub total_steps: u32,
+    /// The place of a step less the steps taken before it. 0, but in a [`part`](Self::part).
+    ahead: i64,
 }
 
 impl Schedule {
     /// The learning rate of a stage of `total_steps`.
     pub fn new(lr: f64, shape: Shape, warmup: Warmup, total_steps: u32) -> Self {
-        Self { lr, shape, warmup_steps: warmup.steps(total_steps), total_steps }
+        Self { lr, shape, warmup_steps: warmup.steps(total_steps), total_steps, ahead: 0 }
+    }
+
+    /// The learning rate of part `number`, from 0, of a stage in `parts`, which has `steps` after `taken` steps of the parts
+    /// before it. Each part takes its share of the course, however many steps it has.
+    pub fn part(lr: f64, shape: Shape, warmup: Warmup, steps: u32, number: u32, parts: u32, taken: u32) -> Self {
+        let ahead = i64::from(number) * i64::from(steps) - i64::from(taken);
+        Self { ahead, ..Self::new(lr, shape, warmup, steps.saturating_mul(parts)) }
     }
 
     /// The learning rate of the step that follows `done` steps.
     pub fn at(&self, done: u32) -> f64 {
-        let [s, warmup, total] = [done, self.warmup_steps, self.total_steps].map(f64::from);
+        let s = (i64::from(done) + self.ahead) as f64;
+        let [warmup, total] = [self.warmup_steps, self.total_steps].map(f64::from);
         if s < warmup {
             return self.lr * (s / warmup);
         }
@@ -79,8 +93,8 @@ impl Schedule {
 }
 
 /// A setting that is one value for all iterations or a list with one for each.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected one value, or a list with a value for each iteration")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum PerIteration<T> {
     /// The same for all.
     One(T),
@@ -107,6 +121,56 @@ impl<T> PerIteration<T> {
             Self::Each(values) => values,
         }
     }
+}
+
+// By hand, so that what is wrong with a value is said of the value.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for PerIteration<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrEach(PhantomData))
+    }
+}
+
+struct OneOrEach<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrEach<T> {
+    type Value = PerIteration<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("one value, or a list with a value for each iteration")
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
+        T::deserialize(value.into_deserializer()).map(PerIteration::One)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+        T::deserialize(value.into_deserializer()).map(PerIteration::One)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+        T::deserialize(value.into_deserializer()).map(PerIteration::One)
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+        T::deserialize(value.into_deserializer()).map(PerIteration::One)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, values: A) -> Result<Self::Value, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(values)).map(PerIteration::Each)
+    }
+}
+
+/// When, within an iteration, the opponent becomes the model as it stands then: by name, or as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "expected \"never\", \"epoch\", or a number of steps")]
+pub enum Refresh {
+    /// Only when the next iteration begins.
+    Never,
+    /// Before each pass over the prompts.
+    Epoch,
+    /// After so many optimizer steps.
+    #[serde(untagged)]
+    Steps(usize),
 }
 
 #[cfg(test)]
@@ -151,6 +215,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn parts_follow_the_course_of_the_whole() {
+        for shape in [Shape::Constant, Shape::Linear, Shape::Cosine] {
+            let whole = Schedule::new(1e-3, shape, Warmup::Share(0.25), 12);
+            let part = |number| Schedule::part(1e-3, shape, Warmup::Share(0.25), 4, number, 3, 4 * number);
+            for step in 0..12 {
+                assert_eq!(part(step / 4).at(step), whole.at(step), "{shape:?}, step {step}");
+            }
+            // The first part had a single step, the last one has two: they are its share all the same.
+            let short = Schedule::part(1e-3, shape, Warmup::Share(0.25), 2, 2, 3, 1 + 4);
+            assert_eq!([5, 6].map(|step| short.at(step)), [4, 5].map(|s| Schedule::new(1e-3, shape, Warmup::Share(0.25), 6).at(s)));
+        }
+    }
+
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Settings {
         beta: PerIteration<f64>,
@@ -167,7 +245,32 @@ mod tests {
         assert_eq!(list.beta.values(), [0.1, 5.0]);
         assert_eq!([1, 2].map(|iteration| *list.beta.of(iteration)), [0.1, 5.0]);
         assert_eq!(read(&toml::to_string(&list).unwrap()), list);
-        let error = toml::from_str::<Settings>("beta = \"x\"\nwarmup.steps = 4").unwrap_err();
-        assert!(error.message().contains("a list with a value for each iteration"), "{error}");
+        for (beta, problem) in [
+            ("\"x\"", "invalid type: string \"x\", expected f64"),
+            ("[1, \"x\"]", "invalid type: string \"x\", expected f64"),
+            ("{ x = 1 }", "invalid type: map, expected one value, or a list with a value for each iteration"),
+        ] {
+            let error = toml::from_str::<Settings>(&format!("beta = {beta}\nwarmup.steps = 4")).unwrap_err();
+            assert_eq!(error.message(), problem);
+        }
+    }
+
+    #[test]
+    fn a_refresh_is_a_name_or_a_number_of_steps() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Settings {
+            refresh: PerIteration<Refresh>,
+        }
+        for (text, refresh) in [
+            ("refresh = \"never\"\n", PerIteration::One(Refresh::Never)),
+            ("refresh = 8\n", PerIteration::One(Refresh::Steps(8))),
+            ("refresh = [\"epoch\", 2]\n", PerIteration::Each(vec![Refresh::Epoch, Refresh::Steps(2)])),
+        ] {
+            let settings: Settings = toml::from_str(text).unwrap();
+            assert_eq!(settings.refresh, refresh);
+            assert_eq!(toml::to_string(&settings).unwrap(), text);
+        }
+        let error = toml::from_str::<Settings>("refresh = \"often\"").unwrap_err();
+        assert_eq!(error.message(), "expected \"never\", \"epoch\", or a number of steps");
     }
 }

@@ -4,8 +4,9 @@ use std::fmt::Display;
 
 use toml::Value;
 
-use super::{Config, ConfigError, Opponent};
-use crate::schedule::PerIteration;
+use super::{Config, ConfigError, Opponent, OptimizerKind};
+use crate::objective::Objective;
+use crate::schedule::{PerIteration, Refresh, Shape};
 
 /// Largest weight of a source: a copy of a record takes as much memory as the record.
 const MAX_WEIGHT: f64 = 100.0;
@@ -13,7 +14,7 @@ const MAX_WEIGHT: f64 = 100.0;
 impl Config {
     /// Whether every value is in its range and every list fits the number of iterations.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { model, adapter, data, sft, game, rollout, train, eval, output } = self;
+        let Self { model, adapter, data, game, eval, output, .. } = self;
         let is_missing = [
             ("model.path", model.path.is_empty()),
             ("data.train", data.train.is_empty()),
@@ -23,11 +24,16 @@ impl Config {
             return Err(ConfigError::Missing { key: (*key).into() });
         }
 
-        self.lengths()?;
-        positive("adapter.alpha", adapter.alpha)?;
-        if !(0.0..1.0).contains(&adapter.dropout) {
-            return range("adapter.dropout", adapter.dropout, "0 or above, and below 1");
+        let iterations = game.iterations;
+        for (key, setting, (allowed, is_allowed)) in self.table() {
+            if let Some(found) = setting.listed().filter(|&found| found != iterations || found == 0) {
+                return Err(ConfigError::Length { key: key.into(), found, iterations });
+            }
+            if let Some(value) = setting.numbers().into_iter().find(|&value| !is_allowed(value)) {
+                return range(key, value, allowed);
+            }
         }
+
         if adapter.merge && adapter.rank == 0 {
             return range("adapter.merge", true, "false where there is no adapter: `adapter.rank` makes one");
         }
@@ -40,26 +46,6 @@ impl Config {
             let allowed = "a table whose keys are fields of a record, such as `prompt` and `response`";
             return range("data.columns", Value::from(field.as_str()), allowed);
         }
-        share("data.max_unusable", data.max_unusable)?;
-        above_zero_below_one("data.test_share", data.test_share)?;
-
-        at_least_one("sft.epochs", sft.epochs)?;
-        positive("sft.lr", sft.lr)?;
-        at_least_one("sft.batch", sft.batch)?;
-        share("sft.warmup", sft.warmup)?;
-        for control in &sft.controls {
-            at_least_one("sft.controls.epochs", control.epochs)?;
-            positive("sft.controls.lr", control.lr)?;
-        }
-
-        game.beta.values().iter().try_for_each(|beta| positive("game.beta", *beta))?;
-        game.samples.values().iter().try_for_each(|samples| at_least_one("game.samples", *samples))?;
-        for (key, weights) in game.additions() {
-            weights.values().iter().try_for_each(|weight| not_negative(key, *weight))?;
-        }
-        if let Some(share) = game.label_smoothing.values().iter().find(|&&share| share >= 0.5) {
-            return range("game.label_smoothing", share, "0 or above, and below 1/2");
-        }
 
         if let (Opponent::Data, Some(samples)) = (game.opponent, game.samples.values().iter().find(|&&n| n != 1)) {
             return range(
@@ -69,28 +55,7 @@ impl Config {
             );
         }
 
-        rollout.temperature.values().iter().try_for_each(|t| positive("rollout.temperature", *t))?;
-        if !(rollout.top_p > 0.0 && rollout.top_p <= 1.0) {
-            return range("rollout.top_p", rollout.top_p, "above 0, and 1 at most");
-        }
-        at_least_one("rollout.max_new_tokens", rollout.max_new_tokens)?;
-        at_least_one("rollout.live_sequences", rollout.live_sequences)?;
-        at_least_one("rollout.rows_per_step", rollout.rows_per_step)?;
-
-        train.lr.values().iter().try_for_each(|lr| positive("train.lr", *lr))?;
-        share("train.warmup", train.warmup)?;
-        train.epochs.values().iter().try_for_each(|epochs| at_least_one("train.epochs", *epochs))?;
-        at_least_one("train.batch_pairs", train.batch_pairs)?;
-        at_least_one("train.pairs_per_prompt", train.pairs_per_prompt)?;
-        at_least_one("train.batch_tokens", train.batch_tokens)?;
-        not_negative("train.clip", train.clip)?;
-        not_negative("train.weight_decay", train.weight_decay)?;
-        for (key, value) in [("train.beta1", train.beta1), ("train.beta2", train.beta2), ("train.decay", train.decay)] {
-            if !(0.0..1.0).contains(&value) {
-                return range(key, value, "0 or above, and below 1");
-            }
-        }
-        positive("train.eps", train.eps)?;
+        (1..=iterations).try_for_each(|k| self.refresh(k))?;
 
         let generates = eval.greedy || eval.sampled;
         let off = |kind: &str, on: bool| !on && eval.best.starts_with(kind);
@@ -105,56 +70,147 @@ impl Config {
         Ok(())
     }
 
-    /// Whether every list has one value for each iteration.
-    fn lengths(&self) -> Result<(), ConfigError> {
-        let iterations = self.game.iterations;
-        let check = |key: &str, listed: Option<usize>| match listed {
-            Some(found) if found != iterations => Err(ConfigError::Length { key: key.into(), found, iterations }),
-            _ => Ok(()),
-        };
-        check("data.prompts", listed(&self.data.prompts))?;
-        check("game.beta", listed(&self.game.beta))?;
-        check("game.objective", listed(&self.game.objective))?;
-        check("game.samples", listed(&self.game.samples))?;
-        for (key, weights) in self.game.additions() {
-            check(key, listed(weights))?;
+    /// Whether the rounds of iteration `k` can be as the settings have them.
+    fn refresh(&self, k: usize) -> Result<(), ConfigError> {
+        let Self { game, train, .. } = self;
+        let refresh = *game.refresh.of(k);
+        if let Refresh::Steps(steps) = refresh {
+            let (samples, batch) = (*game.samples.of(k), *train.batch_pairs.of(k));
+            if steps < samples.div_ceil(batch) {
+                let least = samples.div_ceil(batch);
+                let allowed = format!(
+                    "{least} or more with {samples} `game.samples` and {batch} `train.batch_pairs`: the pairs of a prompt are \
+                     of one opponent"
+                );
+                return range("game.refresh", steps, &allowed);
+            }
         }
-        check("rollout.temperature", listed(&self.rollout.temperature))?;
-        check("train.lr", listed(&self.train.lr))?;
-        check("train.epochs", listed(&self.train.epochs))
+        if game.mix_previous && refresh != Refresh::Never {
+            return range("game.mix_previous", true, "false where `game.refresh` is not \"never\"");
+        }
+        Ok(())
+    }
+
+    /// Every setting that has a range or may be a list by iteration.
+    fn table(&self) -> Vec<(&'static str, &dyn Setting, Allowed)> {
+        let Self { adapter, data, sft, game, rollout, train, .. } = self;
+        let mut table: Vec<(_, &dyn Setting, _)> = vec![
+            ("adapter.alpha", &adapter.alpha, POSITIVE),
+            ("adapter.dropout", &adapter.dropout, BELOW_ONE),
+            ("data.max_unusable", &data.max_unusable, SHARE),
+            ("data.test_share", &data.test_share, ("above 0 and below 1", |x| x > 0.0 && x < 1.0)),
+            ("data.prompts", &data.prompts, ANY),
+            ("data.fresh", &data.fresh, ANY),
+            ("sft.epochs", &sft.epochs, ONE_OR_MORE),
+            ("sft.lr", &sft.lr, POSITIVE),
+            ("sft.batch", &sft.batch, ONE_OR_MORE),
+            ("sft.warmup", &sft.warmup, SHARE),
+            ("game.beta", &game.beta, POSITIVE),
+            ("game.objective", &game.objective, ANY),
+            ("game.nll", &game.nll, NOT_NEGATIVE),
+            ("game.dpop", &game.dpop, NOT_NEGATIVE),
+            ("game.label_smoothing", &game.label_smoothing, ("0 or above, and below 1/2", |x| (0.0..0.5).contains(&x))),
+            ("game.forward_kl", &game.forward_kl, NOT_NEGATIVE),
+            ("game.reverse_kl", &game.reverse_kl, NOT_NEGATIVE),
+            ("game.samples", &game.samples, ONE_OR_MORE),
+            ("game.refresh", &game.refresh, ONE_OR_MORE),
+            ("rollout.temperature", &rollout.temperature, POSITIVE),
+            ("rollout.top_k", &rollout.top_k, ANY),
+            ("rollout.top_p", &rollout.top_p, ("above 0, and 1 at most", |x| x > 0.0 && x <= 1.0)),
+            ("rollout.max_new_tokens", &rollout.max_new_tokens, ONE_OR_MORE),
+            ("rollout.live_sequences", &rollout.live_sequences, ONE_OR_MORE),
+            ("rollout.rows_per_step", &rollout.rows_per_step, ONE_OR_MORE),
+            ("train.optimizer", &train.optimizer, ANY),
+            ("train.lr", &train.lr, POSITIVE),
+            ("train.schedule", &train.schedule, ANY),
+            ("train.warmup", &train.warmup, SHARE),
+            ("train.epochs", &train.epochs, ONE_OR_MORE),
+            ("train.batch_pairs", &train.batch_pairs, ONE_OR_MORE),
+            ("train.pairs_per_prompt", &train.pairs_per_prompt, ONE_OR_MORE),
+            ("train.batch_tokens", &train.batch_tokens, ONE_OR_MORE),
+            ("train.clip", &train.clip, NOT_NEGATIVE),
+            ("train.weight_decay", &train.weight_decay, NOT_NEGATIVE),
+            ("train.beta1", &train.beta1, BELOW_ONE),
+            ("train.beta2", &train.beta2, BELOW_ONE),
+            ("train.decay", &train.decay, BELOW_ONE),
+            ("train.eps", &train.eps, POSITIVE),
+        ];
+        for control in &sft.controls {
+            table.push(("sft.controls.epochs", &control.epochs, ONE_OR_MORE));
+            table.push(("sft.controls.lr", &control.lr, POSITIVE));
+        }
+        table
     }
 }
 
-/// Length of a list.
-fn listed<T>(values: &PerIteration<T>) -> Option<usize> {
-    match values {
-        PerIteration::One(_) => None,
-        PerIteration::Each(values) => Some(values.len()),
+/// Values that a number may have, in words and as a condition.
+type Allowed = (&'static str, fn(f64) -> bool);
+
+// Each comparison is written so that a NaN, which TOML can spell, fails it.
+const ANY: Allowed = ("", |_| true);
+const ONE_OR_MORE: Allowed = ("1 or more", |x| x >= 1.0);
+const POSITIVE: Allowed = ("a number above 0", |x| x > 0.0 && x.is_finite());
+const NOT_NEGATIVE: Allowed = ("0 or a number above it", |x| x >= 0.0 && x.is_finite());
+const SHARE: Allowed = ("between 0 and 1", |x| (0.0..=1.0).contains(&x));
+const BELOW_ONE: Allowed = ("0 or above, and below 1", |x| (0.0..1.0).contains(&x));
+
+/// A setting, as the table sees it.
+trait Setting {
+    /// Its values, where they are numbers.
+    fn numbers(&self) -> Vec<f64>;
+
+    /// Length of a list by iteration.
+    fn listed(&self) -> Option<usize> {
+        None
+    }
+}
+
+impl Setting for f64 {
+    fn numbers(&self) -> Vec<f64> {
+        vec![*self]
+    }
+}
+
+impl Setting for usize {
+    fn numbers(&self) -> Vec<f64> {
+        vec![*self as f64]
+    }
+}
+
+impl Setting for Refresh {
+    fn numbers(&self) -> Vec<f64> {
+        match self {
+            Self::Steps(steps) => steps.numbers(),
+            Self::Never | Self::Epoch => Vec::new(),
+        }
+    }
+}
+
+macro_rules! no_numbers {
+    ($($kind:ty),+) => {
+        $(impl Setting for $kind {
+            fn numbers(&self) -> Vec<f64> {
+                Vec::new()
+            }
+        })+
+    };
+}
+
+no_numbers!(bool, Objective, OptimizerKind, Shape);
+
+impl<T: Setting> Setting for PerIteration<T> {
+    fn numbers(&self) -> Vec<f64> {
+        self.values().iter().flat_map(T::numbers).collect()
+    }
+
+    fn listed(&self) -> Option<usize> {
+        match self {
+            Self::One(_) => None,
+            Self::Each(values) => Some(values.len()),
+        }
     }
 }
 
 fn range(key: &str, value: impl Display, allowed: &str) -> Result<(), ConfigError> {
     Err(ConfigError::Range { key: key.into(), value: value.to_string(), allowed: allowed.into() })
-}
-
-fn at_least_one(key: &str, value: usize) -> Result<(), ConfigError> {
-    if value == 0 { range(key, value, "1 or more") } else { Ok(()) }
-}
-
-// Each comparison is written so that a NaN, which TOML can spell, fails it.
-
-fn positive(key: &str, value: f64) -> Result<(), ConfigError> {
-    if value > 0.0 && value.is_finite() { Ok(()) } else { range(key, value, "a number above 0") }
-}
-
-fn not_negative(key: &str, value: f64) -> Result<(), ConfigError> {
-    if value >= 0.0 && value.is_finite() { Ok(()) } else { range(key, value, "0 or a number above it") }
-}
-
-fn share(key: &str, value: f64) -> Result<(), ConfigError> {
-    if (0.0..=1.0).contains(&value) { Ok(()) } else { range(key, value, "between 0 and 1") }
-}
-
-fn above_zero_below_one(key: &str, value: f64) -> Result<(), ConfigError> {
-    if value > 0.0 && value < 1.0 { Ok(()) } else { range(key, value, "above 0 and below 1") }
 }

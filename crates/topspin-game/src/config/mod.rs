@@ -2,7 +2,10 @@
 //!
 //! A default stands in exactly one place, the `Default` of its table below; the comment of the key says why it is what
 //! it is. Paths are relative to the working directory. A key of type [`PerIteration`] takes one value for the whole
-//! run or a list with one value for each self-play iteration.
+//! run or a list with one value for each self-play iteration. All that act on single iterations and change what comes out
+//! are of this type. Others are read before the first iteration (`data.max_prompt_tokens`, and `rollout.max_new_tokens`, at
+//! which real responses and the evaluation's are cut as well) or have a bearing on time and memory alone
+//! (`rollout.live_sequences`, `train.batch_tokens`).
 
 mod check;
 mod error;
@@ -22,7 +25,7 @@ pub use error::ConfigError;
 pub use sources::{Part, Sources, fetch};
 
 use crate::objective::{Additions, Loss, Objective};
-use crate::schedule::{PerIteration, Shape};
+use crate::schedule::{PerIteration, Refresh, Shape};
 
 /// All settings of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -146,9 +149,9 @@ pub struct Data {
     pub test_share: f64,
     /// Records that an iteration plays on; 0 is all of them, as in the SPIN paper.
     pub prompts: PerIteration<usize>,
-    /// Whether each iteration takes the next share of `prompts` records, and starts over at the end, or all take the
-    /// same. The next, because a model that has been trained on a response has less to learn from it.
-    pub fresh: bool,
+    /// Whether an iteration takes the next share of `prompts` records, and starts over at the end, or begins where the
+    /// iteration before did. The next, because a model that has been trained on a response has less to learn from it.
+    pub fresh: PerIteration<bool>,
     /// Longest prompt in tokens; records with a longer one are left out, counted, and named in `skipped.jsonl`. 0 sets
     /// no limit but the model's context, beyond which a record is an error.
     pub max_prompt_tokens: usize,
@@ -167,7 +170,7 @@ impl Default for Data {
             max_unusable: 0.0,
             test_share: 0.05,
             prompts: PerIteration::One(0),
-            fresh: true,
+            fresh: PerIteration::One(true),
             max_prompt_tokens: 0,
             max_response_tokens: 0,
         }
@@ -270,6 +273,12 @@ pub struct Game {
     pub reverse_kl: PerIteration<f64>,
     /// Responses sampled for each prompt. One, as in the SPIN paper; many help where prompts are few.
     pub samples: PerIteration<usize>,
+    /// When, within an iteration, the opponent becomes the model as it stands then, so that new samples are drawn and all
+    /// log-probabilities taken anew, while optimizer and learning rate go on: `"never"`; `"epoch"`, before each pass over the
+    /// prompts; or a number of optimizer steps, after which the prompts of the next so many steps are answered, which is
+    /// online self-play. Never, as SPIN: each refresh loads and saves the model once more, and generates for fewer prompts
+    /// side by side (docs/log.md).
+    pub refresh: PerIteration<Refresh>,
     /// Whether an iteration also trains on the pairs of the one before it, scored anew by the present opponent: the
     /// recipe of the SPIN authors. Off: it doubles the cost of an iteration.
     pub mix_previous: bool,
@@ -290,6 +299,7 @@ impl Default for Game {
             forward_kl: PerIteration::One(0.0),
             reverse_kl: PerIteration::One(0.0),
             samples: PerIteration::One(1),
+            refresh: PerIteration::One(Refresh::Never),
             mix_previous: false,
             seed: 0,
         }
@@ -297,17 +307,6 @@ impl Default for Game {
 }
 
 impl Game {
-    /// The settings of what is added to the objective, with their names.
-    fn additions(&self) -> [(&'static str, &PerIteration<f64>); 5] {
-        [
-            ("game.nll", &self.nll),
-            ("game.dpop", &self.dpop),
-            ("game.label_smoothing", &self.label_smoothing),
-            ("game.forward_kl", &self.forward_kl),
-            ("game.reverse_kl", &self.reverse_kl),
-        ]
-    }
-
     /// The loss of iteration `k`, from 1.
     pub fn loss(&self, k: usize) -> Loss {
         let additions = Additions {
@@ -338,9 +337,9 @@ pub struct Rollout {
     /// Sampling temperature. 1: the loss is derived for samples of the opponent's own density.
     pub temperature: PerIteration<f64>,
     /// Sample among the `top_k` likeliest tokens; 0 is no cut, for the same reason.
-    pub top_k: usize,
+    pub top_k: PerIteration<usize>,
     /// Sample among the likeliest tokens that together have this probability; 1 is no cut, for the same reason.
-    pub top_p: f64,
+    pub top_p: PerIteration<f64>,
     /// Longest response in tokens. Longer ones are cut and count as cut.
     pub max_new_tokens: usize,
     /// Sequences generated side by side. 64 fill the matrix units of a small machine.
@@ -353,8 +352,8 @@ impl Default for Rollout {
     fn default() -> Self {
         Self {
             temperature: PerIteration::One(1.0),
-            top_k: 0,
-            top_p: 1.0,
+            top_k: PerIteration::One(0),
+            top_p: PerIteration::One(1.0),
             max_new_tokens: 256,
             live_sequences: 64,
             rows_per_step: 512,
@@ -372,42 +371,43 @@ pub enum OptimizerKind {
     RmsProp,
 }
 
-/// `[train]`: optimization.
+/// `[train]`: optimization. Of a list for clipping, decay or the constants of an optimizer, the supervised stages take the first
+/// value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
     /// The optimizer of self-play. RMSprop, as SPIN: it needs a moment less. Its moment starts at 0, uncorrected, so that
     /// early steps are up to ten times as long: with fewer than some hundred steps to an iteration take AdamW.
-    pub optimizer: OptimizerKind,
+    pub optimizer: PerIteration<OptimizerKind>,
     /// Peak learning rate of self-play. A tenth of the supervised one, as the policy is to stay near its opponent.
     pub lr: PerIteration<f64>,
     /// Course of the learning rate after warm-up.
-    pub schedule: Shape,
+    pub schedule: PerIteration<Shape>,
     /// Share of the steps in which the learning rate rises to its peak.
-    pub warmup: f64,
+    pub warmup: PerIteration<f64>,
     /// Passes over an iteration's pairs. One: with more, the model leaves the opponent whose samples it trains on.
     pub epochs: PerIteration<usize>,
     /// Pairs per optimizer step.
-    pub batch_pairs: usize,
+    pub batch_pairs: PerIteration<usize>,
     /// Most pairs of one prompt that go into a step together. They share the rows of the prompt and of the real response:
     /// 4 take half the time of 4 pairs apart, but a step sees fewer prompts. 1 shuffles all pairs.
-    pub pairs_per_prompt: usize,
+    pub pairs_per_prompt: PerIteration<usize>,
     /// Rows of one forward and backward, which bounds the memory of activations; a step of more rows accumulates
     /// gradients. 1024: on two cores 512 are 4% slower, and 2048 are no faster and take a sixth more memory in a model of
     /// 135 million parameters. A tree that alone is longer makes a batch of its own.
     pub batch_tokens: usize,
     /// Largest norm of the gradient; 0 does not clip. 1 is the custom, and keeps the first steps of a moment small.
-    pub clip: f64,
+    pub clip: PerIteration<f64>,
     /// Weight decay. None: a few hundred steps at small rates need none.
-    pub weight_decay: f64,
+    pub weight_decay: PerIteration<f64>,
     /// AdamW's decay of the first moment.
-    pub beta1: f64,
+    pub beta1: PerIteration<f64>,
     /// AdamW's decay of the second moment.
-    pub beta2: f64,
+    pub beta2: PerIteration<f64>,
     /// RMSprop's decay of the squared gradient, PyTorch's `alpha`.
-    pub decay: f64,
+    pub decay: PerIteration<f64>,
     /// Added to the root of the second moment, for both optimizers.
-    pub eps: f64,
+    pub eps: PerIteration<f64>,
     /// Whether activations within layers are computed again in the backward instead of kept: about a quarter more time
     /// for much less memory a row. The results are the same.
     pub recompute: bool,
@@ -418,20 +418,20 @@ pub struct Train {
 impl Default for Train {
     fn default() -> Self {
         Self {
-            optimizer: OptimizerKind::RmsProp,
+            optimizer: PerIteration::One(OptimizerKind::RmsProp),
             lr: PerIteration::One(2e-6),
-            schedule: Shape::Linear,
-            warmup: 0.1,
+            schedule: PerIteration::One(Shape::Linear),
+            warmup: PerIteration::One(0.1),
             epochs: PerIteration::One(1),
-            batch_pairs: 16,
-            pairs_per_prompt: 4,
+            batch_pairs: PerIteration::One(16),
+            pairs_per_prompt: PerIteration::One(4),
             batch_tokens: 1024,
-            clip: 1.0,
-            weight_decay: 0.0,
-            beta1: 0.9,
-            beta2: 0.999,
-            decay: 0.99,
-            eps: 1e-8,
+            clip: PerIteration::One(1.0),
+            weight_decay: PerIteration::One(0.0),
+            beta1: PerIteration::One(0.9),
+            beta2: PerIteration::One(0.999),
+            decay: PerIteration::One(0.99),
+            eps: PerIteration::One(1e-8),
             recompute: false,
             checkpoint_every: 20,
         }

@@ -78,7 +78,18 @@ fn values_of_another_type_are_named() {
         (
             "[game]\nbeta = 'x'",
             &[],
-            "`game.beta` in `c.toml`, line 2: expected one value, or a list with a value for each iteration",
+            "`game.beta` in `c.toml`, line 2: invalid type: string \"x\", expected a number",
+        ),
+        (
+            "[game]\nbeta = { a = 1 }",
+            &[],
+            "`game.beta` in `c.toml`, line 2: invalid type: map, expected one value, or a list with a value for each \
+             iteration",
+        ),
+        (
+            "",
+            &["game.refresh=sometimes"],
+            "`game.refresh` given with `--set`: expected \"never\", \"epoch\", or a number of steps",
         ),
         (
             "[game]\nseed = -1",
@@ -131,9 +142,21 @@ fn values_out_of_range_are_named() {
         ),
         ("game.samples=[1, 0, 1]", "`game.samples` is 0, but must be 1 or more"),
         ("train.batch_tokens=0", "`train.batch_tokens` is 0, but must be 1 or more"),
+        ("train.clip=[1, -1, 1]", "`train.clip` is -1, but must be 0 or a number above it"),
+        ("sft.controls=[{epochs=0, lr=1}]", "`sft.controls.epochs` is 0, but must be 1 or more"),
+        ("game.refresh=0", "`game.refresh` is 0, but must be 1 or more"),
     ] {
         assert_eq!(error("", &[set]), expected);
     }
+    assert_eq!(
+        error("", &["game.samples=[1, 40, 1]", "game.refresh=[1, 2, 1]"]),
+        "`game.refresh` is 2, but must be 3 or more with 40 `game.samples` and 16 `train.batch_pairs`: the pairs of a prompt are \
+         of one opponent"
+    );
+    assert_eq!(
+        error("", &["game.mix_previous=true", "game.refresh=epoch"]),
+        "`game.mix_previous` is true, but must be false where `game.refresh` is not \"never\""
+    );
     assert_eq!(
         error("", &["game.opponent=data", "game.samples=[1, 4, 1]"]),
         "`game.samples` is 4, but must be 1 where `game.opponent` is \"data\": a record has one rejected response"
@@ -151,29 +174,39 @@ fn lists_have_a_value_for_each_iteration() {
         error("[game]\nbeta = [0.1, 1.0]", &[]),
         "`game.beta` lists 2 values for 3 iterations (`game.iterations`); give one value for all, or one for each"
     );
-    for key in [
-        "data.prompts",
-        "game.beta",
-        "game.samples",
-        "rollout.temperature",
-        "train.lr",
-        "train.epochs",
-        "game.objective",
-        "game.nll",
-        "game.dpop",
-        "game.label_smoothing",
-        "game.forward_kl",
-        "game.reverse_kl",
-    ] {
-        let one = match key {
-            "game.objective" => "'logistic'",
-            "game.label_smoothing" => "0.1",
-            _ => "1",
-        };
-        let list = |n: usize| format!("{key}=[{}]", vec![one; n].join(","));
+    // Lists of another kind.
+    let others = ["adapter.targets", "data.train", "eval.scorer", "sft.controls"];
+    let mut by_iteration = Vec::new();
+    for (key, default) in Config::default().entries() {
+        let list = |n: usize| format!("{key}=[{}]", vec![default.to_string(); n].join(","));
+        if others.contains(&&*key) || parse("", &[&list(3)]).is_err() {
+            continue;
+        }
         assert!(error("", &[&list(4)]).starts_with(&format!("`{key}` lists 4 values for 3 iterations")), "{key}");
         parse("", &["model.path=x", "data.train=x", "output.dir=x", &list(3)]).unwrap().check().unwrap();
+        by_iteration.push(key);
     }
+    let fixed = |key: &str| !by_iteration.iter().any(|other| other == key);
+    let of = |table: &str| Config::default().entries().into_iter().map(|(key, _)| key).filter(|key| key.starts_with(table)).collect::<Vec<_>>();
+    let fixed: Vec<_> = ["game.", "rollout.", "train."].into_iter().flat_map(of).filter(|key| fixed(key)).collect();
+    // The rest of these tables is by iteration.
+    assert_eq!(
+        fixed,
+        [
+            "game.iterations",
+            "game.mix_previous",
+            "game.opponent",
+            "game.seed",
+            "rollout.live_sequences",
+            "rollout.max_new_tokens",
+            "rollout.rows_per_step",
+            "train.batch_tokens",
+            "train.checkpoint_every",
+            "train.recompute",
+        ]
+    );
+    let none = error("", &["game.iterations=0", "game.beta=[]"]);
+    assert!(none.starts_with("`game.beta` lists 0 values for 0 iterations"), "{none}");
     let config = parse("[game]\nbeta = [0.1, 0.1, 5]", &[]).unwrap();
     assert_eq!([1, 2, 3].map(|k| *config.game.beta.of(k)), [0.1, 0.1, 5.0]);
 }
@@ -237,7 +270,7 @@ proptest! {
         config.game.seed = seed;
         config.model.path = path.clone();
         config.eval.scorer = vec![path];
-        (config.train.batch_pairs, config.eval.prompts) = (sizes[0], sizes[1]);
+        (config.train.batch_tokens, config.eval.prompts) = (sizes[0], sizes[1]);
         config.data.prompts = PerIteration::Each(sizes);
         config.data.columns = BTreeMap::from([("prompt".into(), config.model.path.clone())]);
         let weighted = Part::Weighted { path: config.model.path.clone(), weight: lr };

@@ -120,14 +120,14 @@ pub fn config(dir: &Path, seed: u64) -> Config {
     config.game.seed = seed;
     config.rollout.max_new_tokens = MAX_ANSWER;
     config.rollout.live_sequences = 256;
-    config.train.optimizer = OptimizerKind::AdamW;
+    config.train.optimizer = PerIteration::One(OptimizerKind::AdamW);
     config.train.lr = PerIteration::Each(vec![5e-4, 4e-4, 3e-4, 2e-4, 1e-4]);
     config.train.epochs = PerIteration::One(2);
     // Later iterations have a handful of steps: none to spare for a warm-up.
-    config.train.warmup = 0.0;
-    config.train.batch_pairs = 64;
+    config.train.warmup = PerIteration::One(0.0);
+    config.train.batch_pairs = PerIteration::One(64);
     // Steps that see all twelve prompts.
-    config.train.pairs_per_prompt = 1;
+    config.train.pairs_per_prompt = PerIteration::One(1);
     config.eval.prompts = 0;
     // The answer is the only right one, so this is KL(p_data || p).
     config.eval.best = "nll.per_response".into();

@@ -10,9 +10,10 @@ use topspin_rollout::{Finish, Sampling};
 
 use super::items::TestItem;
 use super::lines::{read_lines, write_json, write_lines};
+use super::plan::kinds;
 use super::rollouts::Wanted;
 use super::summary::words;
-use super::{Done, Run, RunError, is_wanted, scorer};
+use super::{Done, Run, RunError, scorer};
 use crate::score::score;
 use crate::tree::TokenTree;
 
@@ -46,18 +47,9 @@ pub struct Generation {
 }
 
 impl<D: Device + Clone> Run<'_, D> {
-    /// Evaluates the model of a stage folder, in as many stages as there are parts.
-    pub(super) fn evaluate(&mut self, folder: &str) -> Result<(), RunError> {
-        for (kind, sampling) in [("greedy", Sampling::greedy()), ("sampled", Sampling::default())] {
-            if is_wanted(&self.config, kind) {
-                self.stage(&format!("{folder}/{kind}"), |run| run.generations(folder, kind, sampling))?;
-            }
-        }
-        self.stage(&format!("{folder}/eval"), |run| run.figures(folder))
-    }
-
-    /// Has the model of a stage folder answer the test prompts.
-    fn generations(&mut self, folder: &str, kind: &str, sampling: Sampling) -> Result<Done, RunError> {
+    /// Has the model of a stage folder answer the test prompts, `greedy` or `sampled`.
+    pub(super) fn generations(&mut self, folder: &str, kind: &str) -> Result<Done, RunError> {
+        let sampling = if kind == "greedy" { Sampling::greedy() } else { Sampling::default() };
         let max_new_tokens = match self.config.eval.max_new_tokens {
             0 => self.config.rollout.max_new_tokens,
             most => most,
@@ -90,7 +82,7 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 
     /// Computes the figures of a stage folder.
-    fn figures(&mut self, folder: &str) -> Result<Done, RunError> {
+    pub(super) fn figures(&mut self, folder: &str) -> Result<Done, RunError> {
         let bootstrap = Bootstrap::default();
         let mut report = Report::new(bootstrap);
         let likelihoods = self.likelihoods(folder)?;
@@ -104,10 +96,7 @@ impl<D: Device + Clone> Run<'_, D> {
                 report.add("nll.perplexity", nll.perplexity);
             }
         }
-        for kind in ["greedy", "sampled"] {
-            if !is_wanted(&self.config, kind) {
-                continue;
-            }
+        for kind in kinds(&self.config) {
             let path = self.path(&format!("{folder}/{kind}.jsonl"));
             add_text_figures(&mut report, kind, &read_lines(&path)?)?;
             if !self.config.eval.scorer.is_empty() {

@@ -22,7 +22,11 @@ impl<D: Device + Clone> Run<'_, D> {
     /// Warns of what went wrong in iteration `k`.
     pub(super) fn guard(&mut self, k: usize) -> Result<(), RunError> {
         let name = format!("iter-{k}");
-        let pairs: PairFigures = self.figures_of(&format!("{name}/pairs"))?;
+        let rounds = self.manifest.stages.iter().filter(|stage| {
+            stage.name.strip_prefix(&name).is_some_and(|work| work.starts_with('/') && work.ends_with("/pairs"))
+        });
+        let rounds: Vec<PairFigures> = rounds.map(|stage| self.figures_of(&stage.name)).collect::<Result<_, _>>()?;
+        let pairs = PairFigures::of_rounds(&rounds);
         let train: TrainFigures = self.figures_of(&format!("{name}/train"))?;
         let mut warnings = warnings(&pairs, &train);
         let (best, goal) = (&self.config.eval.best, self.config.eval.goal);
@@ -44,7 +48,7 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 
     /// Results of a finished stage.
-    fn figures_of<T: DeserializeOwned>(&self, stage: &str) -> Result<T, RunError> {
+    pub(super) fn figures_of<T: DeserializeOwned>(&self, stage: &str) -> Result<T, RunError> {
         let figures = self.manifest.figures(stage).cloned().unwrap_or_default();
         serde_json::from_value(figures.into()).map_err(|e| RunError::Damaged {
             path: self.path("manifest.json"),

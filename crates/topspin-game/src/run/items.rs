@@ -170,7 +170,8 @@ impl Items {
             0 => self.train.len(),
             size => size.min(self.train.len()),
         };
-        let first = if config.data.fresh { (1..iteration).map(size).sum::<usize>() } else { 0 };
+        let fresh = (2..=iteration).filter(|&k| *config.data.fresh.of(k));
+        let first = fresh.map(|k| size(k - 1)).sum::<usize>();
         self.train.iter().cycle().skip(first % self.train.len()).take(size(iteration)).collect()
     }
 

@@ -51,11 +51,11 @@ impl Lines {
         self.file.sync_data().map_err(|e| FileError::new(Action::Write, &self.path, e))
     }
 
-    /// Writes the finished file at `path`. This one stays until the stage is entered as finished: a run that dies in
-    /// between goes on from it.
-    pub fn finish(self, path: &Path) -> Result<(), FileError> {
-        let mut lines = topspin_files::open(&self.path)?;
-        topspin_files::write_atomic(path, |out| io::copy(&mut lines, out).map(drop))
+    /// Writes the finished file at `path`, its lines behind those of the files `before`. This one stays until the stage is
+    /// entered as finished: a run that dies in between goes on from it.
+    pub fn finish(self, path: &Path, before: &[PathBuf]) -> Result<(), FileError> {
+        let mut files = before.iter().chain([&self.path]);
+        topspin_files::write_atomic(path, |out| files.try_for_each(|path| io::copy(&mut File::open(path)?, out).map(drop)))
     }
 }
 
@@ -132,7 +132,7 @@ mod tests {
             prop_assert_eq!(&kept[..], &texts[..whole]);
             lines.push(&"more").unwrap();
             let finished = dir.path().join("x.jsonl");
-            lines.finish(&finished).unwrap();
+            lines.finish(&finished, &[]).unwrap();
             let read: Vec<String> = read_lines(&finished).unwrap();
             let expected: Vec<_> = texts[..whole].iter().cloned().chain(["more".to_owned()]).collect();
             prop_assert_eq!(read, expected);

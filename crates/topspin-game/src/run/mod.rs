@@ -23,6 +23,21 @@
 //! ```
 //!
 //! While a stage is at work its folder also holds `*.partial.jsonl` and `state.bin`, what a killed run goes on from.
+//!
+//! An iteration whose opponent is refreshed (`game.refresh`) is played in rounds. Each has a folder for its rollouts, pairs
+//! and metrics, and for the model and the training state with which it ended until the next round has begun from them and
+//! ended too. The training of the last round is that of the iteration:
+//!
+//! ```text
+//! iter-1/
+//!   round-1/           the stages `iter-1/round-1/rollouts`, `.../pairs`, `.../train`
+//!     rollouts.jsonl, real.jsonl, pairs.jsonl, metrics.jsonl, throughput.jsonl
+//!   round-2/           the stages `iter-1/round-2/rollouts`, `.../pairs`
+//!     rollouts.jsonl, real.jsonl, pairs.jsonl
+//!   metrics.jsonl      the stage `iter-1/train`: the steps of all rounds
+//!   throughput.jsonl, model/
+//!   greedy.jsonl, sampled.jsonl, eval.json
+//! ```
 
 mod error;
 mod evaluate;
@@ -33,8 +48,10 @@ mod manifest;
 mod observer;
 mod open;
 mod pairs;
+mod plan;
 mod rate;
 mod rollouts;
+mod round;
 mod scorer;
 mod summary;
 #[cfg(test)]
@@ -59,6 +76,7 @@ pub use evaluate::Generation;
 use items::Items;
 pub use manifest::{Input, Inputs, Manifest, Records, Stage, State};
 pub use observer::{Observer, Silent};
+use plan::Work;
 pub use rate::product_rate;
 pub use rollouts::Rollout;
 pub use summary::{Row, Summary};
@@ -87,25 +105,21 @@ pub fn run<D: Device + Clone>(
     stop: &AtomicBool,
 ) -> Result<Summary, RunError> {
     let mut run = Run::open(device, precision, config, observer, stop)?;
-    if config.sft.enabled {
-        run.evaluate(BASE)?;
-    }
-    run.stage("iter-0/train", Run::supervised)?;
-    run.evaluate("iter-0")?;
-    for n in 1..=config.sft.controls.len() {
-        run.stage(&format!("control-{n}/train"), |run| run.control(n))?;
-        run.evaluate(&format!("control-{n}"))?;
-    }
-    run.name_best()?;
-    if until == Until::End {
-        for k in 1..=config.game.iterations {
-            let round = Round::new(k);
-            run.stage(&round.stage("rollouts"), |run| run.rollouts(&round))?;
-            run.stage(&round.stage("pairs"), |run| run.pairs(&round))?;
-            run.stage(&round.stage("train"), |run| run.self_play(&round))?;
-            run.evaluate(&round.folder)?;
-            run.guard(k)?;
-            run.name_best()?;
+    let mut played = None;
+    for work in std::mem::take(&mut run.plan) {
+        if until == Until::Supervised && work.is_played() {
+            break;
+        }
+        run.stage(&work)?;
+        match work {
+            Work::SelfPlay(round) => played = Some(round.iteration),
+            Work::Figures(_) => {
+                if let Some(k) = played {
+                    run.guard(k)?;
+                }
+                run.name_best()?;
+            }
+            _ => {}
         }
     }
     run.summary()
@@ -132,43 +146,6 @@ pub fn stage_of_model(dir: &Path, iteration: Option<usize>) -> Result<String, Ru
     }))
 }
 
-/// The stages of a run, in order.
-fn plan(config: &Config) -> Vec<String> {
-    let folder = |folder: &str, works: &[&str]| -> Vec<String> {
-        let evaluation = ["greedy", "sampled", "eval"].into_iter().filter(|&work| is_wanted(config, work));
-        works.iter().copied().chain(evaluation).map(|work| format!("{folder}/{work}")).collect()
-    };
-    let mut stages = if config.sft.enabled { folder(BASE, &[]) } else { Vec::new() };
-    stages.extend(folder("iter-0", &["train"]));
-    for n in 1..=config.sft.controls.len() {
-        stages.extend(folder(&format!("control-{n}"), &["train"]));
-    }
-    for k in 1..=config.game.iterations {
-        stages.extend(folder(&format!("iter-{k}"), &["rollouts", "pairs", "train"]));
-    }
-    stages
-}
-
-/// Whether the evaluation has this part.
-fn is_wanted(config: &Config, work: &str) -> bool {
-    match work {
-        "greedy" => config.eval.greedy,
-        "sampled" => config.eval.sampled,
-        _ => true,
-    }
-}
-
-/// What a stage needs only while it is at work, in its folder.
-fn leftovers(work: &str) -> &'static [&'static str] {
-    match work {
-        "rollouts" => &["rollouts.partial.jsonl"],
-        "train" => &["state.bin", "metrics.partial.jsonl", "throughput.partial.jsonl"],
-        "greedy" => &["greedy.partial.jsonl"],
-        "sampled" => &["sampled.partial.jsonl"],
-        _ => &[],
-    }
-}
-
 /// A run at work.
 struct Run<'a, D: Device> {
     device: &'a D,
@@ -179,32 +156,13 @@ struct Run<'a, D: Device> {
     base: ModelFiles,
     items: Items,
     manifest: Manifest,
+    /// Its stages, in order.
+    plan: Vec<Work>,
     /// Operations of matrix products in a second, if any stage is left to do.
     rate: f64,
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
     _lock: Lock,
-}
-
-/// Some steps of the game against one opponent: rollouts, pairs, training.
-struct Round {
-    /// Number of the iteration, from 1.
-    iteration: usize,
-    /// The folder of its files.
-    folder: String,
-    /// The folder whose model it begins with.
-    before: String,
-}
-
-impl Round {
-    fn new(iteration: usize) -> Self {
-        Self { iteration, folder: format!("iter-{iteration}"), before: format!("iter-{}", iteration - 1) }
-    }
-
-    /// The stage that does this work.
-    fn stage(&self, work: &str) -> String {
-        format!("{}/{work}", self.folder)
-    }
 }
 
 /// What a finished stage hands over to the manifest.
@@ -226,27 +184,42 @@ impl Done {
 
 impl<D: Device + Clone> Run<'_, D> {
     /// Does a stage unless it is finished, and enters it in the manifest.
-    fn stage(&mut self, name: &str, work: impl FnOnce(&mut Self) -> Result<Done, RunError>) -> Result<(), RunError> {
-        let (folder, kind) = name.split_once('/').expect("a stage is named by its folder and its work");
-        if self.manifest.figures(name).is_none() {
-            self.check_stop(name)?;
+    fn stage(&mut self, work: &Work) -> Result<(), RunError> {
+        let name = work.name();
+        let (folder, _) = name.rsplit_once('/').expect("a stage is named by its folder and its work");
+        if self.manifest.figures(&name).is_none() {
+            self.check_stop(&name)?;
             topspin_files::create_dir_all(&self.dir.join(folder))?;
-            let done = work(self);
+            let done = self.done(work);
             self.observer.end();
             let done = done?;
             let hash = |file: String| Ok((file.clone(), manifest::sha256_of_file(&self.dir.join(file))?));
             let files = done.files.into_iter().map(hash).collect::<Result<_, RunError>>()?;
-            self.manifest.finish(name, files, done.figures);
+            self.manifest.finish(&name, files, done.figures);
             self.manifest.write(&self.dir)?;
         }
         // Only now, and again if a kill was quicker: until the manifest says otherwise, a stage goes on from these.
-        for leftover in leftovers(kind) {
-            let path = self.dir.join(folder).join(leftover);
-            if path.exists() {
+        for path in work.leftovers().iter().map(|leftover| self.dir.join(leftover)) {
+            if path.is_dir() {
+                topspin_files::remove_dir_all(&path)?;
+            } else if path.exists() {
                 topspin_files::remove_file(&path)?;
             }
         }
         Ok(())
+    }
+
+    /// Does the work of a stage.
+    fn done(&mut self, work: &Work) -> Result<Done, RunError> {
+        match work {
+            Work::Supervised => self.supervised(),
+            Work::Control(n) => self.control(*n),
+            Work::Rollouts(round) => self.rollouts(round),
+            Work::Pairs(round) => self.pairs(round),
+            Work::SelfPlay(round) => self.self_play(round),
+            Work::Generations(folder, kind) => self.generations(folder, kind),
+            Work::Figures(folder) => self.figures(folder),
+        }
     }
 
     /// An error if the caller asked for an early end.
@@ -266,9 +239,18 @@ impl<D: Device + Clone> Run<'_, D> {
         }
         let dir = self.path(of).join("model");
         if AdapterFiles::is_in(&dir) {
-            return Ok(self.base.with_adapter(&dir)?);
+            return Ok(self.below(of)?.with_adapter(&dir)?);
         }
         Ok(ModelFiles::open(&ModelSource::Folder(dir))?)
+    }
+
+    /// The model below the adapter of the stage folder `of`: the one that the run started from. Where adapters are merged
+    /// they stand by themselves only from round to round, above the model that the iteration started from.
+    fn below(&self, of: &str) -> Result<ModelFiles, RunError> {
+        match round::iteration_of(of) {
+            Some(k) if self.config.adapter.merge => self.ended_with(&format!("iter-{}", k - 1)),
+            _ => Ok(self.base.clone()),
+        }
     }
 
     /// The model that the stage folder `of` ended with, to generate and score.

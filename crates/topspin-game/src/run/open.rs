@@ -17,7 +17,8 @@ use super::items::{DataFiles, Items, by_reason};
 use super::lines::write_lines;
 use super::manifest::{Input, Inputs, Manifest, Records, sha256_of_file, sha256_of_text};
 use super::rate::product_rate;
-use super::{Observer, Run, RunError, plan};
+use super::plan::{Work, plan};
+use super::{Observer, Run, RunError};
 use crate::config::{Config, PrecisionChoice};
 
 impl<'a, D: Device + Clone> Run<'a, D> {
@@ -53,21 +54,26 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         }
         let files = DataFiles::find(&config)?;
         let inputs = inputs(&base, &files)?;
-        let mut manifest = if begun {
-            let manifest = Manifest::read(&dir)?;
-            manifest.check_same_inputs(&inputs, &dir)?;
-            manifest.check_same_config(&config, &dir)?;
-            manifest.check_stages(&plan(&config), &dir)?;
-            manifest.check_artefacts(&dir)?;
-            manifest
-        } else {
-            let date = base.dialect.template().and_then(ChatTemplate::date);
-            Manifest::new(config.game.seed, inputs, date, plan(&config))
-        };
-        if let Some(date) = manifest.date {
+        let old = if begun { Some(Manifest::read(&dir)?) } else { None };
+        if let Some(old) = &old {
+            old.check_same_inputs(&inputs, &dir)?;
+            old.check_same_config(&config, &dir)?;
+            old.check_artefacts(&dir)?;
+        }
+        let date = old.as_ref().map_or_else(|| base.dialect.template().and_then(ChatTemplate::date), |old| old.date);
+        if let Some(date) = date {
             base.dialect = base.dialect.at(date);
         }
         let items = Items::load(&config, &files, &base.config, &base.dialect)?;
+        let plan = plan(&config, &items);
+        let stages: Vec<String> = plan.iter().map(Work::name).collect();
+        let mut manifest = match old {
+            Some(old) => {
+                old.check_stages(&stages, &dir)?;
+                old
+            }
+            None => Manifest::new(config.game.seed, inputs, date, stages),
+        };
         // Settings that change no artefact may differ from call to call: the file tells the last one's.
         let (path, text) = (dir.join("config.toml"), config.to_toml());
         if !begun || topspin_files::read_to_string(&path)? != text {
@@ -82,7 +88,7 @@ impl<'a, D: Device + Clone> Run<'a, D> {
             manifest.write(&dir)?;
         }
         let rate = if manifest.is_finished() { 0.0 } else { product_rate(device, precision) };
-        let run = Self { device, precision, config, dir, base, items, manifest, rate, observer, stop, _lock: lock };
+        let run = Self { device, precision, config, dir, base, items, manifest, plan, rate, observer, stop, _lock: lock };
         run.introduce(begun)
     }
 

@@ -10,7 +10,9 @@ use topspin_rollout::Finish;
 
 use super::items::Item;
 use super::lines::{read_lines, write_lines};
-use super::{Done, Rollout, Round, Run, RunError};
+use super::round::Round;
+use super::{Done, Rollout, Run, RunError};
+use crate::metrics::Mean;
 use crate::pair::{Response, Tree, drop_identical};
 use crate::score::score;
 use crate::tree::TokenTree;
@@ -45,6 +47,32 @@ pub struct PairFigures {
     /// Share of this iteration's pairs whose generated response is the longer one, equal ones counted by half: at 0 or
     /// 1 length alone tells real from generated.
     pub longer: f64,
+}
+
+impl PairFigures {
+    /// Those of an iteration, out of its rounds.
+    pub fn of_rounds(rounds: &[Self]) -> Self {
+        let sum = |of: &dyn Fn(&Self) -> usize| rounds.iter().map(of).sum::<usize>();
+        let mean = |side: &dyn Fn(&Self) -> Side, of: &dyn Fn(&Self) -> f64| {
+            // That of one round is its own to the bit.
+            let mut mean = Mean::default();
+            rounds.iter().for_each(|round| mean.push(side(round).responses as f64, of(round)));
+            mean.get()
+        };
+        let side = |side: &dyn Fn(&Self) -> Side| Side {
+            responses: sum(&|round| side(round).responses),
+            mean_tokens: mean(side, &|round| side(round).mean_tokens),
+            cut: mean(side, &|round| side(round).cut),
+        };
+        Self {
+            pairs: sum(&|round| round.pairs),
+            identical: sum(&|round| round.identical),
+            mixed: sum(&|round| round.mixed),
+            real: side(&|round| round.real),
+            generated: side(&|round| round.generated),
+            longer: mean(&|round| round.generated, &|round| round.longer),
+        }
+    }
 }
 
 impl<D: Device + Clone> Run<'_, D> {

@@ -13,7 +13,8 @@ use topspin_rollout::{
 
 use super::items::Item;
 use super::lines::{Lines, write_lines};
-use super::{Done, Round, Run, RunError};
+use super::round::Round;
+use super::{Done, Run, RunError};
 use crate::pair::Response;
 
 /// A response and what the opponent thinks of it: one line of `rollouts.jsonl`, its samples, or of `real.jsonl`.
@@ -86,7 +87,8 @@ impl<D: Device + Clone> Run<'_, D> {
         let (name, k) = (round.stage("rollouts"), round.iteration);
         let samples = *self.config.game.samples.of(k) as u32;
         let rollout = &self.config.rollout;
-        let share = self.items.share(&self.config, k);
+        let mut share = self.items.share(&self.config, k);
+        let share: Vec<_> = share.drain(round.prompts.clone()).collect();
         let finishes: Vec<_> = share.iter().map(|item| item.finish).collect();
         let given: Vec<_> = share.iter().filter_map(|item| Some(item.rejected.as_ref()?.1)).collect();
         let wanted = share.into_iter().flat_map(|item| {
@@ -98,8 +100,9 @@ impl<D: Device + Clone> Run<'_, D> {
             (0..samples).map(sample).chain([Wanted::real(item)]).collect::<Vec<_>>()
         });
         let wanted = wanted.collect();
-        let sampling = Sampling { temperature: *rollout.temperature.of(k), top_k: rollout.top_k, top_p: rollout.top_p };
-        let all = self.complete(&name, &round.before, wanted, sampling, k as u64)?;
+        let (temperature, top_k, top_p) = (*rollout.temperature.of(k), *rollout.top_k.of(k), *rollout.top_p.of(k));
+        let sampling = Sampling { temperature, top_k, top_p };
+        let all = self.complete(&name, &round.before, wanted, sampling, round.address())?;
         let (mut samples, mut real): (Vec<_>, Vec<_>) = all.into_iter().partition(|rollout| rollout.sample.is_some());
         // The engine sees a stop token at the end, not whether the data went on.
         real.iter_mut().zip(finishes).for_each(|(real, finish)| real.response.finish = finish);

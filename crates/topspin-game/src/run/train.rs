@@ -1,6 +1,7 @@
 //! The training stages: supervised, control, self-play. One loop serves all three.
 
 use std::ops::Range;
+use std::path::Path;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,8 @@ use topspin_model::decoder::{Decoder, Keep};
 use topspin_model::source::ModelSource;
 
 use super::lines::{Lines, read_lines};
-use super::{BASE, Done, Round, Run, RunError};
+use super::round::{Round, iteration_of};
+use super::{BASE, Done, Run, RunError};
 use crate::config::{OptimizerKind, SaveDtype};
 use crate::metrics::{GameMetrics, StepMetrics, Throughput};
 use crate::objective::Loss;
@@ -70,6 +72,8 @@ struct Course {
     before: String,
     /// Number of the stage in random draws.
     number: u64,
+    /// The iteration whose settings of the optimizer hold, from 1.
+    iteration: usize,
     lessons: Lessons,
     epochs: usize,
     batch: usize,
@@ -77,6 +81,24 @@ struct Course {
     lr: f64,
     shape: Shape,
     warmup: f64,
+    part: Part,
+}
+
+/// The part of a longer training that a course is, where it is not the whole.
+#[derive(Default)]
+struct Part {
+    /// Stage folders of the parts before it, which it goes on from.
+    before: Vec<String>,
+    /// What came out of them.
+    results: Vec<TrainFigures>,
+    /// Parts behind it.
+    left: usize,
+}
+
+impl Part {
+    fn steps_before(&self) -> usize {
+        self.results.iter().map(|part| part.steps).sum()
+    }
 }
 
 /// A line of `throughput.jsonl`.
@@ -89,7 +111,8 @@ struct ThroughputLine {
     mfu: f64,
 }
 
-/// Results of a stage of training: means over the last quarter of its steps, at least one.
+/// Results of a stage of training: means over the last quarter of its steps, at least one. An iteration of several rounds has
+/// the sums of their steps, examples and changes, and else what the last round has.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainFigures {
     /// Optimizer steps.
@@ -119,7 +142,7 @@ impl<D: Device + Clone> Run<'_, D> {
         if !self.config.sft.enabled {
             // Only to be saved, so nothing is laid out.
             let decoder = self.trainee(BASE, SUPERVISED, Use::InPlace)?;
-            self.save("iter-0", BASE, &decoder)?;
+            self.save("iter-0", BASE, false, &decoder)?;
             return Ok(Done::new([], &TrainFigures::default()));
         }
         let decoder = self.trainee(BASE, SUPERVISED, Use::ForwardAndBackward)?;
@@ -128,6 +151,7 @@ impl<D: Device + Clone> Run<'_, D> {
             folder: "iter-0".into(),
             before: BASE.into(),
             number: SUPERVISED,
+            iteration: 1,
             lessons: Lessons::Supervised(self.items.supervised(&self.config)),
             epochs: sft.epochs,
             batch: sft.batch,
@@ -135,6 +159,7 @@ impl<D: Device + Clone> Run<'_, D> {
             lr: sft.lr,
             shape: sft.schedule,
             warmup: sft.warmup,
+            part: Part::default(),
         };
         self.train(course, decoder)
     }
@@ -148,6 +173,7 @@ impl<D: Device + Clone> Run<'_, D> {
             folder: format!("control-{n}"),
             before: "iter-0".into(),
             number: CONTROL,
+            iteration: 1,
             lessons: Lessons::Supervised(self.items.supervised(&self.config)),
             epochs: control.epochs,
             batch: sft.batch,
@@ -155,44 +181,47 @@ impl<D: Device + Clone> Run<'_, D> {
             lr: control.lr,
             shape: sft.schedule,
             warmup: sft.warmup,
+            part: Part::default(),
         };
         self.train(course, decoder)
     }
 
     /// A round: from the model before it, on its pairs.
     pub(super) fn self_play(&mut self, round: &Round) -> Result<Done, RunError> {
-        let Round { iteration: k, folder, before } = round;
-        let (k, folder, before) = (*k, folder.clone(), before.clone());
-        let trees: Vec<Tree> = read_lines(&self.path(&format!("{folder}/pairs.jsonl")))?;
+        let (k, folder, before) = (round.iteration, round.after(), round.before.clone());
+        let trees: Vec<Tree> = read_lines(&self.path(&format!("{}.jsonl", round.stage("pairs"))))?;
         let pairs = all_pairs(&trees);
         if pairs.is_empty() {
             self.observer.warn(&format!(
-                "{folder}: every generated response is the real one itself, so there is nothing left to learn from; the model \
-                 stays as it is"
+                "{}: every generated response is the real one itself, so there is nothing left to learn from; the model \
+                 stays as it is",
+                round.folder
             ));
-            let decoder = self.trainee(&before, k as u64, Use::InPlace)?;
-            self.save(&folder, &before, &decoder)?;
-            return Ok(Done::new([], &TrainFigures::default()));
         }
-        let decoder = self.trainee(&before, k as u64, Use::ForwardAndBackward)?;
+        let for_use = if pairs.is_empty() { Use::InPlace } else { Use::ForwardAndBackward };
+        let decoder = self.trainee(&before, k as u64, for_use)?;
         let (game, train) = (&self.config.game, &self.config.train);
-        let lessons = Lessons::Game { trees, pairs, together: train.pairs_per_prompt, loss: game.loss(k) };
+        let together = *train.pairs_per_prompt.of(k);
+        let earlier = round.earlier();
+        let results = earlier.iter().map(|folder| self.figures_of(&format!("{folder}/train"))).collect::<Result<_, _>>()?;
         let course = Course {
             folder,
             before,
-            number: k as u64,
-            lessons,
-            epochs: *train.epochs.of(k),
-            batch: train.batch_pairs,
-            optimizer: train.optimizer,
+            number: round.address(),
+            iteration: k,
+            lessons: Lessons::Game { trees, pairs, together, loss: game.loss(k) },
+            epochs: round.epochs,
+            batch: *train.batch_pairs.of(k),
+            optimizer: *train.optimizer.of(k),
             lr: *train.lr.of(k),
-            shape: train.schedule,
-            warmup: train.warmup,
+            shape: *train.schedule.of(k),
+            warmup: *train.warmup.of(k),
+            part: Part { before: earlier, results, left: round.count - 1 - round.number },
         };
         self.train(course, decoder)
     }
 
-    /// Trains from the beginning or from the last saved state, and saves the model.
+    /// Trains from the beginning, from where the part before ended or from the last saved state, and saves the model.
     fn train(&mut self, course: Course, decoder: Decoder<D>) -> Result<Done, RunError> {
         let name = format!("{}/train", course.folder);
         let path = |name: &str| self.dir.join(&course.folder).join(name);
@@ -204,8 +233,16 @@ impl<D: Device + Clone> Run<'_, D> {
         let total = batches(Position::default()).total();
         let mut trainer = Trainer::new(decoder, self.settings(&course, total));
 
-        let start = if state.exists() { trainer.load_state(&state, &name)? } else { Position::default() };
-        let done = trainer.steps() as usize;
+        let start = match course.part.before.last() {
+            _ if state.exists() => trainer.load_state(&state, &name)?,
+            Some(before) => {
+                trainer.load_state(&self.dir.join(before).join("state.bin"), &format!("{before}/train"))?;
+                Position::default()
+            }
+            None => Position::default(),
+        };
+        let first = course.part.steps_before();
+        let done = trainer.steps() as usize - first;
         let (mut metric_lines, kept) = Lines::resume::<StepMetrics>(&path("metrics.partial.jsonl"), done)?;
         if kept.len() < done {
             return Err(RunError::StateWithoutMetrics { state, metrics: path("metrics.partial.jsonl") });
@@ -221,40 +258,67 @@ impl<D: Device + Clone> Run<'_, D> {
             metric_lines.push(&metrics)?;
             clock_lines.push(&self.throughput_line(metrics.step, throughput))?;
             worked += throughput;
-            self.observer.advance(metrics.step as usize, &note(&metrics));
+            let done = metrics.step as usize - first;
+            self.observer.advance(done, &note(&metrics));
             let stop = self.check_stop(&name);
             let every = self.config.train.checkpoint_every;
-            let due = every > 0 && (metrics.step as usize).is_multiple_of(every);
-            if metrics.step < total && (stop.is_err() || due) {
+            let due = every > 0 && done.is_multiple_of(every);
+            let is_last = done == total as usize;
+            if !is_last && (stop.is_err() || due) {
                 // A state without its lines would be of no use after a power cut.
                 metric_lines.sync()?;
                 trainer.save_state(&state, &name, batches.position())?;
             }
-            if metrics.step < total {
+            if !is_last {
                 stop?;
             }
         }
-        self.save(&course.folder, &course.before, trainer.decoder())?;
-        metric_lines.finish(&metrics)?;
-        clock_lines.finish(&throughput)?;
+        if course.part.left > 0 {
+            // The next part goes on from it.
+            metric_lines.sync()?;
+            trainer.save_state(&state, &name, batches.position())?;
+        }
+        self.save(&course.folder, &course.before, course.part.left > 0, trainer.decoder())?;
+        if trainer.steps() == 0 {
+            return Ok(Done::new([], &TrainFigures::default()));
+        }
+        // The last part brings all of them together.
+        let before = if course.part.left > 0 { &[][..] } else { &course.part.before };
+        let finish = |lines: Lines, to: &Path| {
+            let name = to.file_name().expect("a file in a folder");
+            let before = before.iter().map(|folder| self.dir.join(folder).join(name)).filter(|path| path.exists());
+            lines.finish(to, &before.collect::<Vec<_>>())
+        };
+        finish(metric_lines, &metrics)?;
+        finish(clock_lines, &throughput)?;
 
-        let figures = TrainFigures::new(&read_lines(&metrics)?, &course.lessons);
-        self.observer.say(&format!("{name}: {}{}", figures.sentence(), self.speed(worked)));
+        let all: Vec<StepMetrics> = read_lines(&metrics)?;
+        let own = all.len() - total as usize;
+        let figures = TrainFigures::new(&all[own..], &course.lessons);
+        if total > 0 {
+            self.observer.say(&format!("{name}: {}{}", figures.sentence(), self.speed(worked)));
+        }
+        let figures = if course.part.left > 0 { figures } else { figures.after(course.part.results) };
         Ok(Done::new([format!("{}/metrics.jsonl", course.folder)], &figures))
     }
 
     fn settings(&self, course: &Course, total: u32) -> TrainSettings {
-        let train = &self.config.train;
+        let (train, k) = (&self.config.train, course.iteration);
+        let eps = *train.eps.of(k) as f32;
         let rule = match course.optimizer {
             OptimizerKind::AdamW => {
-                Rule::AdamW { beta1: train.beta1 as f32, beta2: train.beta2 as f32, eps: train.eps as f32 }
+                Rule::AdamW { beta1: *train.beta1.of(k) as f32, beta2: *train.beta2.of(k) as f32, eps }
             }
-            OptimizerKind::RmsProp => Rule::RmsProp { decay: train.decay as f32, eps: train.eps as f32 },
+            OptimizerKind::RmsProp => Rule::RmsProp { decay: *train.decay.of(k) as f32, eps },
         };
+        let (clip, weight_decay) = (*train.clip.of(k), *train.weight_decay.of(k) as f32);
+        let Part { before, left, .. } = &course.part;
+        let (number, parts) = (before.len() as u32, (before.len() + 1 + left) as u32);
+        let (warmup, taken) = (Warmup::Share(course.warmup), course.part.steps_before() as u32);
         TrainSettings {
-            optimizer: OptimizerSettings { rule, weight_decay: train.weight_decay as f32, decays: matrices },
-            schedule: Schedule::new(course.lr, course.shape, Warmup::Share(course.warmup), total),
-            max_grad_norm: if train.clip > 0.0 { Some(train.clip) } else { None },
+            optimizer: OptimizerSettings { rule, weight_decay, decays: matrices },
+            schedule: Schedule::part(course.lr, course.shape, warmup, total, number, parts, taken),
+            max_grad_norm: if clip > 0.0 { Some(clip) } else { None },
             batch_tokens: train.batch_tokens,
             keep: if train.recompute { Keep::LayerInputs } else { Keep::Everything },
             dropout: Key::new(self.config.game.seed, "dropout", course.number),
@@ -262,22 +326,26 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 
     /// Saves the model of a stage folder, which began as that of the folder `before`: all of it, or the adapter that goes
-    /// through the run.
-    fn save(&self, folder: &str, before: &str, decoder: &Decoder<D>) -> Result<(), RunError> {
+    /// through the run. Where it is to be trained on, it is left as the training state has it.
+    fn save(&self, folder: &str, before: &str, goes_on: bool, decoder: &Decoder<D>) -> Result<(), RunError> {
         let dtype = match self.config.output.save_dtype {
-            SaveDtype::F32 => Dtype::F32,
-            SaveDtype::Bf16 => Dtype::Bf16,
+            SaveDtype::Bf16 if !goes_on => Dtype::Bf16,
+            _ => Dtype::F32,
         };
         let (path, trained) = (self.path(folder).join("model"), decoder.read_params());
         topspin_files::write_dir_atomic(&path, |dir| match decoder.adapter() {
-            Some(adapter) if !self.config.adapter.merge => {
+            Some(adapter) if goes_on || !self.config.adapter.merge => {
                 save_adapter(dir, adapter, &trained, &self.base_name()?).map_err(RunError::from)
             }
             adapter => {
                 let mut parameters = trained;
                 if let Some(adapter) = adapter {
                     let mut model = vec![0.0; decoder.config().layout().len()];
-                    self.ended_with(before)?.read_parameters(&mut model)?;
+                    let begun = match iteration_of(before) {
+                        Some(_) => self.below(before)?,
+                        None => self.ended_with(before)?,
+                    };
+                    begun.read_parameters(&mut model)?;
                     adapter.merge_into(&parameters, decoder.config(), &mut model);
                     parameters = model;
                 }
@@ -325,6 +393,9 @@ fn note(metrics: &StepMetrics) -> String {
 
 impl TrainFigures {
     fn new(metrics: &[StepMetrics], lessons: &Lessons) -> Self {
+        if metrics.is_empty() {
+            return Self::default();
+        }
         let last = &metrics[metrics.len() - metrics.len().div_ceil(4)..];
         let mean = |of: &dyn Fn(&StepMetrics) -> f64| last.iter().map(of).sum::<f64>() / last.len() as f64;
         let (steps, examples) = (metrics.len(), lessons.len());
@@ -337,6 +408,22 @@ impl TrainFigures {
             generated_change: game(&|game| game.reward_generated / loss.beta),
             accuracy: game(&|game| game.accuracy),
             ..figures
+        }
+    }
+
+    /// Of parts of which this is the last: how the last one with a step ended, and what changed in all.
+    fn after(self, mut parts: Vec<Self>) -> Self {
+        parts.push(self);
+        let sum = |of: fn(&Self) -> Option<f64>| parts.iter().filter_map(of).reduce(|a, b| a + b);
+        let last = |of: fn(&Self) -> Option<f64>| parts.iter().filter_map(of).last();
+        Self {
+            steps: parts.iter().map(|part| part.steps).sum(),
+            examples: parts.iter().map(|part| part.examples).sum(),
+            loss: last(|part| part.loss),
+            first_loss: last(|part| part.first_loss),
+            real_change: sum(|part| part.real_change),
+            generated_change: sum(|part| part.generated_change),
+            accuracy: last(|part| part.accuracy),
         }
     }
 

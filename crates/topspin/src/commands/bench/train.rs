@@ -5,7 +5,7 @@ use topspin_game::metrics::Throughput;
 use topspin_game::objective::{Loss, Objective};
 use topspin_game::optimizer::{OptimizerSettings, Rule, matrices};
 use topspin_game::pair::{Pair, Response, Tree, all_pairs};
-use topspin_game::schedule::{Schedule, Shape};
+use topspin_game::schedule::{Schedule, Shape, Warmup};
 use topspin_game::trainer::{TrainSettings, Trainer};
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::rng::Key;
@@ -80,7 +80,7 @@ pub fn settings(steps: usize, batch_tokens: usize, keep: Keep) -> TrainSettings 
             weight_decay: 0.0,
             decays: matrices,
         },
-        schedule: Schedule { lr: 1e-6, shape: Shape::Constant, warmup_steps: 0, total_steps: steps as u32 },
+        schedule: Schedule::new(1e-6, Shape::Constant, Warmup::Steps(0), steps as u32),
         max_grad_norm: Some(1.0),
         batch_tokens,
         keep,
