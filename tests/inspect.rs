@@ -99,6 +99,7 @@ fn says_what_a_path_is() {
     forward_kl = 0.0
     reverse_kl = 0.0
     samples = 1
+    refresh = "never"
     mix_previous = false
     seed = 0
 

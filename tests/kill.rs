@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use topspin_kernels::rng::Rng;
 
+use crate::harness::Sandbox;
 use crate::runs::{assert_same_run, play, sandbox, start, wait_for_changes};
 
 /// SIGKILLs in the test, at least.
@@ -13,8 +14,21 @@ const STARTS: usize = 400;
 
 #[test]
 fn a_killed_run_ends_with_the_same_bytes() {
+    kill_at_random(&sandbox());
+}
+
+#[test]
+fn a_killed_run_whose_opponent_is_refreshed_ends_with_the_same_bytes() {
     let sandbox = sandbox();
-    play(&sandbox, "whole");
+    let config = sandbox.read("run.toml").replace("mix_previous = true", "refresh = [4, 'epoch']");
+    sandbox.write("run.toml", config.replace("checkpoint_every = 3", "checkpoint_every = 2\nepochs = [1, 2]"));
+    kill_at_random(&sandbox);
+    assert!(sandbox.path("whole/iter-1/round-5").exists() && sandbox.path("whole/iter-2/round-2").exists());
+}
+
+/// Kills runs of the sandbox's configuration and starts them again until they end.
+fn kill_at_random(sandbox: &Sandbox) {
+    play(sandbox, "whole");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = now.as_nanos() as u64;
     println!("seed {seed}");
@@ -23,7 +37,7 @@ fn a_killed_run_ends_with_the_same_bytes() {
     while kills < KILLS {
         let out = format!("killed-{runs}");
         let ended = (0..STARTS).any(|_| {
-            let mut child = start(&sandbox, &out);
+            let mut child = start(sandbox, &out);
             // At a random change of the run's files and a little later, so that a kill hits before, within and after a
             // write, and every start gets a little further on the average.
             let changes = 1 + rng.below(40);
@@ -39,7 +53,7 @@ fn a_killed_run_ends_with_the_same_bytes() {
             ended
         });
         assert!(ended, "the run did not end in {STARTS} starts");
-        assert_same_run(&sandbox, "whole", &out);
+        assert_same_run(sandbox, "whole", &out);
         runs += 1;
     }
     println!("{kills} kills in {runs} runs");

@@ -1,5 +1,6 @@
 //! Runs of a tiny model, and what becomes of them when they are interrupted.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -134,13 +135,20 @@ pub fn assert_same_run(sandbox: &Sandbox, whole: &str, out: &str) {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     for k in 1..=2 {
-        let mut samples: Vec<_> = lines(&format!("iter-{k}/rollouts.jsonl"))
-            .iter()
-            .map(|line| (line["line"].as_u64().unwrap(), line["sample"].as_u64().unwrap()))
+        // Of one round or of several, with the number of the round.
+        let rounds = (0..).map(|round| match round {
+            0 => (0, format!("iter-{k}/rollouts.jsonl")),
+            _ => (round, format!("iter-{k}/round-{round}/rollouts.jsonl")),
+        });
+        let is_there = |(round, file): &(usize, String)| *round == 0 || sandbox.path(&format!("{out}/{file}")).exists();
+        let rounds = rounds.take_while(is_there).filter(|(_, file)| sandbox.path(&format!("{out}/{file}")).exists());
+        let samples: Vec<_> = rounds
+            .flat_map(|(round, file)| lines(&file).into_iter().map(move |line| (round, line)))
+            .map(|(round, line)| (round, line["line"].as_u64().unwrap(), line["sample"].as_u64().unwrap()))
             .collect();
-        samples.sort_unstable();
-        samples.dedup();
-        assert_eq!(samples.len(), 30 * 3, "samples of iteration {k}");
+        let once: HashSet<_> = samples.iter().collect();
+        assert_eq!(once.len(), samples.len(), "samples of iteration {k}");
+        assert!(samples.len() == 30 * 3 || samples.len() == 2 * 30 * 3, "{} samples of iteration {k}", samples.len());
         let steps = lines(&format!("iter-{k}/metrics.jsonl")).len();
         for name in ["metrics", "throughput"] {
             let numbers: Vec<_> = lines(&format!("iter-{k}/{name}.jsonl")).iter().map(|l| l["step"].as_u64()).collect();
