@@ -24,6 +24,10 @@ fn a_killed_run_whose_opponent_is_refreshed_ends_with_the_same_bytes() {
     sandbox.write("run.toml", config.replace("checkpoint_every = 3", "checkpoint_every = 2\nepochs = [1, 2]"));
     kill_at_random(&sandbox);
     assert!(sandbox.path("whole/iter-1/round-5").exists() && sandbox.path("whole/iter-2/round-2").exists());
+    let said = sandbox.run("inspect whole");
+    // Five rounds and two, of three stages each, and those of the supervised model, its control and all evaluations.
+    let lines = ["stages done            38", "stages                 38", "next stage             -", "\niter-2    "];
+    assert!(lines.iter().all(|line| said.contains(line)), "{said}");
 }
 
 /// Kills runs of the sandbox's configuration and starts them again until they end.

@@ -1,6 +1,5 @@
 //! Runs of a tiny model, and what becomes of them when they are interrupted.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -135,20 +134,21 @@ pub fn assert_same_run(sandbox: &Sandbox, whole: &str, out: &str) {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     for k in 1..=2 {
-        // Of one round or of several, with the number of the round.
-        let rounds = (0..).map(|round| match round {
-            0 => (0, format!("iter-{k}/rollouts.jsonl")),
-            _ => (round, format!("iter-{k}/round-{round}/rollouts.jsonl")),
-        });
-        let is_there = |(round, file): &(usize, String)| *round == 0 || sandbox.path(&format!("{out}/{file}")).exists();
-        let rounds = rounds.take_while(is_there).filter(|(_, file)| sandbox.path(&format!("{out}/{file}")).exists());
-        let samples: Vec<_> = rounds
-            .flat_map(|(round, file)| lines(&file).into_iter().map(move |line| (round, line)))
-            .map(|(round, line)| (round, line["line"].as_u64().unwrap(), line["sample"].as_u64().unwrap()))
-            .collect();
-        let once: HashSet<_> = samples.iter().collect();
-        assert_eq!(once.len(), samples.len(), "samples of iteration {k}");
-        assert!(samples.len() == 30 * 3 || samples.len() == 2 * 30 * 3, "{} samples of iteration {k}", samples.len());
+        let mut samples = Vec::new();
+        // In the one round of the iteration, or in each of several.
+        for folder in [format!("iter-{k}")].into_iter().chain((1..9).map(|round| format!("iter-{k}/round-{round}"))) {
+            if sandbox.path(&format!("{out}/{folder}/rollouts.jsonl")).exists() {
+                let key =
+                    |line: &Value| (folder.clone(), line["line"].as_u64().unwrap(), line["sample"].as_u64().unwrap());
+                samples.extend(lines(&format!("{folder}/rollouts.jsonl")).iter().map(key));
+            }
+        }
+        let drawn = samples.len();
+        samples.sort_unstable();
+        samples.dedup();
+        assert_eq!(samples.len(), drawn, "samples of iteration {k}");
+        // Each prompt once, or in each of two passes.
+        assert!([30 * 3, 2 * 30 * 3].contains(&drawn), "{drawn} samples of iteration {k}");
         let steps = lines(&format!("iter-{k}/metrics.jsonl")).len();
         for name in ["metrics", "throughput"] {
             let numbers: Vec<_> = lines(&format!("iter-{k}/{name}.jsonl")).iter().map(|l| l["step"].as_u64()).collect();

@@ -1,6 +1,6 @@
 //! Pairs of a real and a generated response. A [`Tree`] is one line of `pairs.jsonl`.
 //!
-//! The opponent does not change within an iteration, so its log-probabilities are constants. It reports those of its own
+//! The opponent does not change within a round, so its log-probabilities are constants. It reports those of its own
 //! responses and of the real ones as it samples, and they stand here with the tokens.
 //! Token ids are what was sampled and what is trained on; text is never tokenized a second time.
 

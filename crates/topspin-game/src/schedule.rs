@@ -225,7 +225,10 @@ mod tests {
             }
             // The first part had a single step, the last one has two: they are its share all the same.
             let short = Schedule::part(1e-3, shape, Warmup::Share(0.25), 2, 2, 3, 1 + 4);
-            assert_eq!([5, 6].map(|step| short.at(step)), [4, 5].map(|s| Schedule::new(1e-3, shape, Warmup::Share(0.25), 6).at(s)));
+            assert_eq!(
+                [5, 6].map(|step| short.at(step)),
+                [4, 5].map(|s| Schedule::new(1e-3, shape, Warmup::Share(0.25), 6).at(s))
+            );
         }
     }
 

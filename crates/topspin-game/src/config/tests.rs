@@ -75,11 +75,7 @@ fn values_of_another_type_are_named() {
             &[][..],
             "`train.clip` in `c.toml`, line 3: invalid type: string \"x\", expected a number",
         ),
-        (
-            "[game]\nbeta = 'x'",
-            &[],
-            "`game.beta` in `c.toml`, line 2: invalid type: string \"x\", expected a number",
-        ),
+        ("[game]\nbeta = 'x'", &[], "`game.beta` in `c.toml`, line 2: invalid type: string \"x\", expected a number"),
         (
             "[game]\nbeta = { a = 1 }",
             &[],
@@ -187,7 +183,14 @@ fn lists_have_a_value_for_each_iteration() {
         by_iteration.push(key);
     }
     let fixed = |key: &str| !by_iteration.iter().any(|other| other == key);
-    let of = |table: &str| Config::default().entries().into_iter().map(|(key, _)| key).filter(|key| key.starts_with(table)).collect::<Vec<_>>();
+    let of = |table: &str| {
+        Config::default()
+            .entries()
+            .into_iter()
+            .map(|(key, _)| key)
+            .filter(|key| key.starts_with(table))
+            .collect::<Vec<_>>()
+    };
     let fixed: Vec<_> = ["game.", "rollout.", "train."].into_iter().flat_map(of).filter(|key| fixed(key)).collect();
     // The rest of these tables is by iteration.
     assert_eq!(

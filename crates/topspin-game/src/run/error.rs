@@ -65,6 +65,15 @@ pub enum RunError {
         /// The lines written so far.
         metrics: PathBuf,
     },
+    /// A round without the training state of the one before it.
+    #[error(
+        "the training state `{}` is gone, from which the next round of its iteration begins; restore it, or start again in \
+         another `output.dir`", state.display()
+    )]
+    NoState {
+        /// The training state.
+        state: PathBuf,
+    },
     /// A record does not fit the model.
     #[error(transparent)]
     Tree(#[from] TreeError),

@@ -55,7 +55,9 @@ impl Lines {
     /// entered as finished: a run that dies in between goes on from it.
     pub fn finish(self, path: &Path, before: &[PathBuf]) -> Result<(), FileError> {
         let mut files = before.iter().chain([&self.path]);
-        topspin_files::write_atomic(path, |out| files.try_for_each(|path| io::copy(&mut File::open(path)?, out).map(drop)))
+        topspin_files::write_atomic(path, |out| {
+            files.try_for_each(|path| io::copy(&mut File::open(path)?, out).map(drop))
+        })
     }
 }
 

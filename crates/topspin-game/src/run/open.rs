@@ -16,8 +16,8 @@ use topspin_model::source::{ModelFiles, ModelSource};
 use super::items::{DataFiles, Items, by_reason};
 use super::lines::write_lines;
 use super::manifest::{Input, Inputs, Manifest, Records, sha256_of_file, sha256_of_text};
-use super::rate::product_rate;
 use super::plan::{Work, plan};
+use super::rate::product_rate;
 use super::{Observer, Run, RunError};
 use crate::config::{Config, PrecisionChoice};
 
@@ -88,7 +88,8 @@ impl<'a, D: Device + Clone> Run<'a, D> {
             manifest.write(&dir)?;
         }
         let rate = if manifest.is_finished() { 0.0 } else { product_rate(device, precision) };
-        let run = Self { device, precision, config, dir, base, items, manifest, plan, rate, observer, stop, _lock: lock };
+        let run =
+            Self { device, precision, config, dir, base, items, manifest, plan, rate, observer, stop, _lock: lock };
         run.introduce(begun)
     }
 

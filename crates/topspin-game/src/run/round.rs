@@ -141,7 +141,8 @@ mod tests {
             let all = rounds(5, &sets).into_iter();
             all.map(|r| (r.before.clone(), r.folder.clone(), r.after(), r.address())).collect::<Vec<_>>()
         };
-        let of = |before: &str, folder: &str, after: &str, address| (before.into(), folder.into(), after.into(), address);
+        let of =
+            |before: &str, folder: &str, after: &str, address| (before.into(), folder.into(), after.into(), address);
         assert_eq!(names(&[]), [of("iter-1", "iter-2", "iter-2", 2)]);
         assert_eq!(names(&["game.refresh=epoch"]), [of("iter-1", "iter-2", "iter-2", 2)]);
         assert_eq!(

@@ -1,10 +1,10 @@
 //! The training stages: supervised, control, self-play. One loop serves all three.
 
 use std::ops::Range;
-use std::path::Path;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use topspin_files::FileError;
 use topspin_kernels::device::{Device, Use};
 use topspin_kernels::rng::Key;
 use topspin_model::adapter::{AdapterFiles, save_adapter};
@@ -203,7 +203,8 @@ impl<D: Device + Clone> Run<'_, D> {
         let (game, train) = (&self.config.game, &self.config.train);
         let together = *train.pairs_per_prompt.of(k);
         let earlier = round.earlier();
-        let results = earlier.iter().map(|folder| self.figures_of(&format!("{folder}/train"))).collect::<Result<_, _>>()?;
+        let results =
+            earlier.iter().map(|folder| self.figures_of(&format!("{folder}/train"))).collect::<Result<_, _>>()?;
         let course = Course {
             folder,
             before,
@@ -225,7 +226,7 @@ impl<D: Device + Clone> Run<'_, D> {
     fn train(&mut self, course: Course, decoder: Decoder<D>) -> Result<Done, RunError> {
         let name = format!("{}/train", course.folder);
         let path = |name: &str| self.dir.join(&course.folder).join(name);
-        let (state, metrics, throughput) = (path("state.bin"), path("metrics.jsonl"), path("throughput.jsonl"));
+        let state = path("state.bin");
         let batches = |start| {
             let epochs = course.epochs as u32;
             Batches::new(self.config.game.seed, course.number, course.lessons.groups(), course.batch, epochs, start)
@@ -233,16 +234,9 @@ impl<D: Device + Clone> Run<'_, D> {
         let total = batches(Position::default()).total();
         let mut trainer = Trainer::new(decoder, self.settings(&course, total));
 
-        let start = match course.part.before.last() {
-            _ if state.exists() => trainer.load_state(&state, &name)?,
-            Some(before) => {
-                trainer.load_state(&self.dir.join(before).join("state.bin"), &format!("{before}/train"))?;
-                Position::default()
-            }
-            None => Position::default(),
-        };
+        let start = self.take_up(&course, &mut trainer)?;
         let first = course.part.steps_before();
-        let done = trainer.steps() as usize - first;
+        let done = (trainer.steps() as usize).saturating_sub(first);
         let (mut metric_lines, kept) = Lines::resume::<StepMetrics>(&path("metrics.partial.jsonl"), done)?;
         if kept.len() < done {
             return Err(RunError::StateWithoutMetrics { state, metrics: path("metrics.partial.jsonl") });
@@ -282,24 +276,40 @@ impl<D: Device + Clone> Run<'_, D> {
         if trainer.steps() == 0 {
             return Ok(Done::new([], &TrainFigures::default()));
         }
-        // The last part brings all of them together.
-        let before = if course.part.left > 0 { &[][..] } else { &course.part.before };
-        let finish = |lines: Lines, to: &Path| {
-            let name = to.file_name().expect("a file in a folder");
-            let before = before.iter().map(|folder| self.dir.join(folder).join(name)).filter(|path| path.exists());
-            lines.finish(to, &before.collect::<Vec<_>>())
-        };
-        finish(metric_lines, &metrics)?;
-        finish(clock_lines, &throughput)?;
+        self.finish(&course, metric_lines, "metrics.jsonl")?;
+        self.finish(&course, clock_lines, "throughput.jsonl")?;
 
-        let all: Vec<StepMetrics> = read_lines(&metrics)?;
-        let own = all.len() - total as usize;
-        let figures = TrainFigures::new(&all[own..], &course.lessons);
+        let mut all: Vec<StepMetrics> = read_lines(&path("metrics.jsonl"))?;
+        all.retain(|metrics| metrics.step as usize > first);
+        let figures = TrainFigures::new(&all, &course.lessons);
         if total > 0 {
             self.observer.say(&format!("{name}: {}{}", figures.sentence(), self.speed(worked)));
         }
         let figures = if course.part.left > 0 { figures } else { figures.after(course.part.results) };
         Ok(Done::new([format!("{}/metrics.jsonl", course.folder)], &figures))
+    }
+
+    /// Puts the trainer of a course where the course stands: at its last saved state, or where the part before it ended.
+    fn take_up(&self, course: &Course, trainer: &mut Trainer<D>) -> Result<Position, RunError> {
+        let mut load = |folder: &str| {
+            let state = self.path(folder).join("state.bin");
+            state.exists().then(|| trainer.load_state(&state, &format!("{folder}/train"))).transpose()
+        };
+        if let Some(position) = load(&course.folder)? {
+            return Ok(position);
+        }
+        let Some(before) = course.part.before.last() else { return Ok(Position::default()) };
+        match load(before)? {
+            Some(_) => Ok(Position::default()),
+            None => Err(RunError::NoState { state: self.path(before).join("state.bin") }),
+        }
+    }
+
+    /// Finishes a file of lines. That of the last part begins with the lines of all before it.
+    fn finish(&self, course: &Course, lines: Lines, name: &str) -> Result<(), FileError> {
+        let before = if course.part.left > 0 { &[][..] } else { &course.part.before };
+        let before = before.iter().map(|folder| self.path(folder).join(name)).filter(|path| path.exists());
+        lines.finish(&self.path(&course.folder).join(name), &before.collect::<Vec<_>>())
     }
 
     fn settings(&self, course: &Course, total: u32) -> TrainSettings {

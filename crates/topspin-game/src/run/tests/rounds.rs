@@ -188,7 +188,11 @@ fn rounds_of_an_adapter_start_at_their_opponent() {
         fixture.play(merge, &with(&EPOCHS, &["adapter.rank=2", merge])).unwrap();
         for (k, round) in [(1, 2), (2, 1), (2, 2)] {
             let first = &metrics(&fixture, &format!("{merge}/iter-{k}/round-{round}"))[0];
-            assert_eq!(number(first, "loss").to_bits(), std::f64::consts::LN_2.to_bits(), "{merge}, round {round} of {k}");
+            assert_eq!(
+                number(first, "loss").to_bits(),
+                std::f64::consts::LN_2.to_bits(),
+                "{merge}, round {round} of {k}"
+            );
         }
     }
 }

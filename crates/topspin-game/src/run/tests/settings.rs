@@ -50,7 +50,12 @@ fn iterations_take_fresh_shares_or_the_same() {
     fixture.play("same", &["data.prompts=14", "game.samples=1", "data.fresh=false"]).unwrap();
     assert_eq!(prompts("same", 1), first);
     assert_eq!(prompts("same", 2), first);
-    fixture.play("twice", &["data.prompts=9", "game.samples=1", "game.iterations=4", "data.fresh=[true, true, false, true]"]).unwrap();
+    fixture
+        .play(
+            "twice",
+            &["data.prompts=9", "game.samples=1", "game.iterations=4", "data.fresh=[true, true, false, true]"],
+        )
+        .unwrap();
     let [first, second, third, fourth] = [1, 2, 3, 4].map(|k| prompts("twice", k));
     assert_eq!(third, second);
     assert_eq!((&fourth[..6], &fourth[6..]), (&prompts("fresh", 2)[4..10], &first[..3]));
