@@ -36,9 +36,9 @@ pub struct Side {
 pub struct PairFigures {
     /// Pairs to train on.
     pub pairs: usize,
-    /// Pairs dropped because both responses were the same.
+    /// Pairs whose responses are the same; they are dropped where the loss ignores them.
     pub identical: usize,
-    /// Pairs among them whose generated response comes from the iteration before.
+    /// Pairs to train on whose generated response comes from the iteration before.
     pub mixed: usize,
     /// Real responses of this iteration's prompts.
     pub real: Side,
@@ -86,13 +86,18 @@ struct Sapling {
 }
 
 impl Sapling {
-    /// Removes pairs whose two responses have the same tokens, and returns how many went.
+    /// Counts pairs whose two responses have the same tokens, and removes them on request.
     ///
-    /// Such a pair has the margin 0 whatever the policy: it would only dilute the mean.
-    fn drop_identical(&mut self) -> usize {
-        let before = self.generated.len();
-        self.generated.retain(|(generated, _)| generated.response.token_ids != self.real.response.token_ids);
-        before - self.generated.len()
+    /// Such a pair has the margin 0 whatever the policy: to a function of the margin it would only dilute the mean. Other
+    /// losses learn from it, and without it from another distribution than the opponent's.
+    fn count_identical(&mut self, dropped: bool) -> usize {
+        let real = &self.real.response.token_ids;
+        let is_identical = |(generated, _): &(Candidate, _)| generated.response.token_ids == *real;
+        let identical = self.generated.iter().filter(|generated| is_identical(generated)).count();
+        if dropped {
+            self.generated.retain(|generated| !is_identical(generated));
+        }
+        identical
     }
 
     /// The generated responses, and on request the real one, that lack the log-probabilities of `player`, with the prompt.
@@ -123,7 +128,8 @@ impl<D: Device + Clone> Run<'_, D> {
         let (name, k) = (round.stage("pairs"), round.iteration);
         let file = format!("{name}.jsonl");
         let field = self.field(round);
-        let needs = self.config.game.loss(k).needs();
+        let loss = self.config.game.loss(k);
+        let (needs, drops) = (loss.needs(), loss.ignores_identical());
         let items: HashMap<usize, &Item> = self.items.train.iter().map(|item| (item.line, item)).collect();
         let new: Vec<Rollout> = read_lines(&self.path(&format!("{}.jsonl", round.stage("rollouts"))))?;
         let old: Vec<Rollout> = match (k, self.config.game.opponent.of(k)) {
@@ -154,7 +160,7 @@ impl<D: Device + Clone> Run<'_, D> {
             garden.add(&rollout, Candidate::bare(rollout.response.clone()), beside);
         }
         let mut saplings = garden.saplings;
-        let identical = saplings.iter_mut().map(Sapling::drop_identical).sum();
+        let identical = saplings.iter_mut().map(|sapling| sapling.count_identical(drops)).sum();
         saplings.retain(|sapling| !sapling.generated.is_empty());
         let reference: BTreeSet<_> = field.lineup.reference.players().collect();
         for &player in &reference {
@@ -167,11 +173,12 @@ impl<D: Device + Clone> Run<'_, D> {
         let finish = |sapling: Sapling| sapling.finish(&field.lineup.reference, needs.base_logprobs);
         write_lines(&self.path(&file), saplings.into_iter().map(finish))?;
 
-        let figures = PairFigures { pairs: all - identical, identical, mixed, real, generated, longer };
+        let pairs = if drops { all - identical } else { all };
+        let figures = PairFigures { pairs, identical, mixed, real, generated, longer };
         self.observer.say(&format!(
-            "{name}: {} pairs, {identical} identical ones dropped; real {:.1} tokens, {:.0}% cut; generated {:.1} \
+            "{name}: {pairs} pairs, {identical} identical ones {}; real {:.1} tokens, {:.0}% cut; generated {:.1} \
              tokens, {:.0}% cut",
-            figures.pairs,
+            if drops { "dropped" } else { "kept" },
             real.mean_tokens,
             100.0 * real.cut,
             generated.mean_tokens,
@@ -315,7 +322,11 @@ mod tests {
             let real_tokens = Candidate::bare(response(&real));
             let (prompt_id, prompt) = (String::new(), vec![1]);
             let mut sapling = Sapling { prompt_id, prompt, real: real_tokens, generated: planted.collect() };
-            let dropped = sapling.drop_identical();
+            let whole = sapling.generated.len();
+            let kept = sapling.count_identical(false);
+            prop_assert_eq!(sapling.generated.len(), whole);
+            let dropped = sapling.count_identical(true);
+            prop_assert_eq!(dropped, kept);
             let kept: Vec<_> = generated.iter().enumerate().filter(|(_, tokens)| **tokens != real).collect();
             prop_assert_eq!(dropped, generated.len() - kept.len());
             // What stands beside a response goes and stays with it.
