@@ -138,7 +138,7 @@ fn what_cannot_be_trained_on_is_named() {
         let additions = Additions { reverse_kl, ..Additions::default() };
         Loss { objective, beta: 0.1, additions }
     };
-    let (trees, _) = self::example(settings(ADAMW, 50));
+    let (trees, _) = example(settings(ADAMW, 50));
     let error = trainer.spin_step(&trees, &first, &with(0.1, Objective::Logistic)).unwrap_err().to_string();
     let problem = format!("has {tokens} tokens but 0 log-probabilities of the base model; score its pairs anew");
     assert!(error.ends_with(&problem), "{error}");
