@@ -38,6 +38,12 @@ MEMBERS = {
     "logistic + forward_kl 0.1": ["game.forward_kl=0.1"],
     "logistic + reverse_kl 0.1": ["game.reverse_kl=0.1"],
     "linear + reverse_kl 1": ["game.objective=linear", "game.reverse_kl=1"],
+    # Where the laws of docs/method.md give them the step that logistic has at beta 1.
+    "exponential, beta 0.5": ["game.objective=exponential", "game.beta=0.5"],
+    "squared, beta 0.5": ["game.objective=squared", "game.beta=0.5"],
+    "sppo, beta 0.25": ["game.objective=sppo", "game.beta=0.25"],
+    "hinge, beta 0.5": ["game.objective=hinge", "game.beta=0.5"],
+    "triplet, beta 1": ["game.objective=triplet", "game.beta=1"],
     "latest_two": ["game.opponent=latest_two"],
     "history": ["game.opponent=history"],
     "base": ["game.opponent=base"],
