@@ -96,7 +96,8 @@ class E2e:
         return dir
 
     def config(self, start):
-        sets = self.sets + [f"model.path={start}/iter-0/model", "adapter.rank=0"]
+        sets = self.sets + [f"model.path={start}/iter-0/model", "adapter.rank=0",
+                            "train.pairs_per_prompt=4"]
         return Path("configs/e2e-smollm2-lora.toml"), sets
 
 
