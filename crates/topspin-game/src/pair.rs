@@ -57,6 +57,13 @@ pub struct Tree {
     pub base: Vec<Response>,
 }
 
+impl Tree {
+    /// The base model's response beside a generated one, where there is one and it is not the same.
+    pub(crate) fn other_base(&self, generated: usize) -> Option<&Response> {
+        self.base.get(generated).filter(|base| base.token_ids != self.generated[generated].token_ids)
+    }
+}
+
 /// A prompt with a response to imitate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {

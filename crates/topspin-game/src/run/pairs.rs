@@ -139,10 +139,10 @@ impl<D: Device + Clone> Run<'_, D> {
         let (real, generated, longer) = sides(&items, &new);
         let all = new.len() + old.len();
         let mixed = old.iter().filter(|rollout| rollout.response.token_ids != items[&rollout.line].real).count();
-        let old_folder = format!("iter-{}", k - 1);
-        let mut base = HashMap::new();
-        for folder in [&round.folder, &old_folder].into_iter().filter(|_| needs.base_response) {
-            base.insert(folder.as_str(), self.base_responses(folder)?);
+        let [mut beside_new, mut beside_old] = [HashMap::new(), HashMap::new()];
+        if needs.base_response {
+            beside_new = self.base_responses(&round.folder)?;
+            beside_old = if old.is_empty() { beside_old } else { self.base_responses(&format!("iter-{}", k - 1))? };
         }
 
         let mut garden = Garden::new(items, self.read_if_there(&round.folder, "real")?, field.lineup.players[0].0);
@@ -151,12 +151,15 @@ impl<D: Device + Clone> Run<'_, D> {
                 None => field.lineup.players[0].0,
                 Some(player) => field.named(player).expect("a player of this round is one of its lineup"),
             };
-            let beside = base.get_mut(round.folder.as_str()).and_then(|base| base.remove(&rollout.key()));
+            // What the base itself has given stands for both.
+            let own = (needs.base_response && player == Player::Model(0)).then(|| rollout.response.clone());
+            let beside = beside_new.remove(&rollout.key()).or(own);
             garden.add(&rollout, Candidate::of(player, rollout.response.clone()), beside);
         }
         // What the present opponent makes of these is yet to be scored.
         for rollout in old {
-            let beside = base.get_mut(old_folder.as_str()).and_then(|base| base.remove(&rollout.key()));
+            let own = (needs.base_response && k == 2).then(|| rollout.response.clone());
+            let beside = beside_old.remove(&rollout.key()).or(own);
             garden.add(&rollout, Candidate::bare(rollout.response.clone()), beside);
         }
         let mut saplings = garden.saplings;
@@ -196,14 +199,7 @@ impl<D: Device + Clone> Run<'_, D> {
     /// Responses of the base model by the record and the number of the sample that each stands beside.
     fn base_responses(&self, folder: &str) -> Result<HashMap<(usize, Option<u32>), Response>, RunError> {
         let rollouts = self.read_if_there(folder, "base")?;
-        let mut seen = HashMap::new();
-        let beside = rollouts.into_iter().map(|rollout| {
-            // They are numbered after the opponent's, in the same order.
-            let next: &mut u32 = seen.entry(rollout.line).or_default();
-            *next += 1;
-            ((rollout.line, Some(*next - 1)), rollout.response)
-        });
-        Ok(beside.collect())
+        Ok(rollouts.into_iter().map(|rollout| (rollout.key(), rollout.response)).collect())
     }
 
     /// Scores with the model of `player` the responses that it has not given or scored, the generated ones and on request the

@@ -28,8 +28,8 @@ pub struct Rollout {
     pub line: usize,
     /// The record's id.
     pub prompt_id: String,
-    /// Number of the sample among those of its record, from 0, those of the base model after the opponent's; the real
-    /// response has none.
+    /// Number of the sample among those of its record, from 0; of a response of the base model, that of the sample beside
+    /// which it stands. The real response has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<u32>,
     /// Who of several players gave it.
@@ -128,8 +128,10 @@ impl<D: Device + Clone> Run<'_, D> {
                 });
             }
             if needs_base {
-                let of_base = |sample| Wanted::sample(base, *line, id, prompt, sample, max_new_tokens);
-                wanted.extend((samples..2 * samples).map(of_base));
+                // What the base itself has given stands for both; the others have the numbers behind those of all samples.
+                let others = (0..samples).filter(|&sample| opponent == Opponent::Data || turn(*line, sample) != base);
+                let of_base = |sample| Wanted::sample(base, *line, id, prompt, samples + sample, max_new_tokens);
+                wanted.extend(others.map(of_base));
             }
             if players.len() == 1 {
                 wanted.push(Wanted::real(item));
@@ -161,7 +163,7 @@ impl<D: Device + Clone> Run<'_, D> {
                     }
                     generated.push(rollout);
                 }
-                Some(_) => from_base.push(rollout),
+                Some(sample) => from_base.push(Rollout { sample: Some(sample - samples), ..rollout }),
             }
         }
         let path = |name: &str| format!("{}/{name}.jsonl", round.folder);

@@ -71,7 +71,10 @@ fn with_base(mut tree: Tree, loss: &Loss) -> Tree {
         Response::new(token_ids, logprobs, response.finish)
     };
     if needs.base_response {
-        tree.base = tree.generated.iter().map(twisted).collect();
+        // Where the base is the opponent its responses are the generated ones.
+        let beside =
+            |(at, response): (usize, &Response)| if at % 3 == 1 { response.clone() } else { twisted(response) };
+        tree.base = tree.generated.iter().enumerate().map(beside).collect();
     }
     for response in tree.generated.iter_mut().filter(|_| needs.base_logprobs) {
         response.base_logprobs = response.logprobs.iter().map(|logprob| 0.8 * logprob - 0.1).collect();
