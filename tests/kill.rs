@@ -20,7 +20,7 @@ fn a_killed_run_ends_with_the_same_bytes() {
 #[test]
 fn a_killed_run_whose_opponent_is_refreshed_ends_with_the_same_bytes() {
     let sandbox = sandbox();
-    let config = sandbox.read("run.toml").replace("mix_previous = true", "refresh = [4, 'epoch']");
+    let config = sandbox.read("run.toml").replace("'latest_two'", "'history'\nrefresh = [4, 'epoch']");
     sandbox.write("run.toml", config.replace("checkpoint_every = 3", "checkpoint_every = 2\nepochs = [1, 2]"));
     kill_at_random(&sandbox);
     assert!(sandbox.path("whole/iter-1/round-5").exists() && sandbox.path("whole/iter-2/round-2").exists());

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod metrics;
 pub mod objective;
+pub mod opponent;
 pub mod optimizer;
 pub mod order;
 pub mod pair;

@@ -4,8 +4,9 @@ use std::fmt::Display;
 
 use toml::Value;
 
-use super::{Config, ConfigError, Opponent, OptimizerKind};
+use super::{Config, ConfigError, OptimizerKind};
 use crate::objective::Objective;
+use crate::opponent::{Opponent, Reference};
 use crate::schedule::{PerIteration, Refresh, Shape};
 
 /// Largest weight of a source: a copy of a record takes as much memory as the record.
@@ -47,14 +48,7 @@ impl Config {
             return range("data.columns", Value::from(field.as_str()), allowed);
         }
 
-        if let (Opponent::Data, Some(samples)) = (game.opponent, game.samples.values().iter().find(|&&n| n != 1)) {
-            return range(
-                "game.samples",
-                samples,
-                "1 where `game.opponent` is \"data\": a record has one rejected response",
-            );
-        }
-
+        (1..=iterations).try_for_each(|k| self.opponent(k))?;
         (1..=iterations).try_for_each(|k| self.refresh(k))?;
 
         let generates = eval.greedy || eval.sampled;
@@ -66,6 +60,42 @@ impl Config {
         if !eval.scorer.is_empty() && !generates {
             let allowed = "empty where `eval.greedy` and `eval.sampled` are both off: there is nothing to score";
             return range("eval.scorer", Value::from(eval.scorer.clone()), allowed);
+        }
+        Ok(())
+    }
+
+    /// Whether the opponent of iteration `k` has what its loss needs.
+    fn opponent(&self, k: usize) -> Result<(), ConfigError> {
+        let game = &self.game;
+        let (opponent, loss, samples) = (*game.opponent.of(k), game.loss(k), *game.samples.of(k));
+        if opponent == Opponent::Data && samples != 1 {
+            let allowed = "1 where `game.opponent` is \"data\": a record has one rejected response";
+            return range("game.samples", samples, allowed);
+        }
+        let refreshed = *game.refresh.of(k) != Refresh::Never;
+        let lineup = game.lineup(k, k + usize::from(refreshed));
+        let by_density = matches!(loss.objective, Objective::Sppo | Objective::Space | Objective::ApoZero);
+        if matches!(lineup.reference, Reference::Geometric(_)) && by_density {
+            let allowed = "another one for an objective that is no function of the margin: the constant of the mixture, which \
+                           no one knows, does not cancel in it";
+            return range("game.opponent", "\"mixture\"", allowed);
+        }
+        if loss.needs().base_logprobs && !lineup.reference.is_sampled_by(&lineup.players) {
+            let allowed = "0 where samples are not the reference's own (`game.opponent` \"mixture\", \"latest_two\")";
+            return range("game.reverse_kl", loss.additions.reverse_kl, allowed);
+        }
+        if loss.needs().base_logprobs && opponent == Opponent::Data {
+            let allowed = "0 where `game.opponent` is \"data\": rejected responses are no samples of the policy";
+            return range("game.reverse_kl", loss.additions.reverse_kl, allowed);
+        }
+        if k > 1
+            && opponent == Opponent::LatestTwo
+            && loss.needs().base_response
+            && !game.loss(k - 1).needs().base_response
+        {
+            let allowed = "another in an iteration whose objective or `forward_kl` asks for responses of the base model where the \
+                           iteration before did not: it takes over what that one made";
+            return range("game.opponent", "\"latest_two\"", allowed);
         }
         Ok(())
     }
@@ -85,8 +115,11 @@ impl Config {
                 return range("game.refresh", steps, &allowed);
             }
         }
-        if game.mix_previous && refresh != Refresh::Never {
-            return range("game.mix_previous", true, "false where `game.refresh` is not \"never\"");
+        let before = if k > 1 { *game.refresh.of(k - 1) } else { Refresh::Never };
+        if *game.opponent.of(k) == Opponent::LatestTwo && [before, refresh] != [Refresh::Never; 2] {
+            let allowed = "another one where `game.refresh` is not \"never\" in the iteration and the one before: samples are \
+                           taken over from whole iterations";
+            return range("game.opponent", "\"latest_two\"", allowed);
         }
         Ok(())
     }
@@ -105,6 +138,10 @@ impl Config {
             ("sft.lr", &sft.lr, POSITIVE),
             ("sft.batch", &sft.batch, ONE_OR_MORE),
             ("sft.warmup", &sft.warmup, SHARE),
+            ("game.opponent", &game.opponent, ANY),
+            ("game.history_decay", &game.history_decay, TO_ONE),
+            ("game.average_decay", &game.average_decay, BELOW_ONE),
+            ("game.mixture", &game.mixture, SHARE),
             ("game.beta", &game.beta, POSITIVE),
             ("game.objective", &game.objective, ANY),
             ("game.nll", &game.nll, NOT_NEGATIVE),
@@ -116,7 +153,7 @@ impl Config {
             ("game.refresh", &game.refresh, ONE_OR_MORE),
             ("rollout.temperature", &rollout.temperature, POSITIVE),
             ("rollout.top_k", &rollout.top_k, ANY),
-            ("rollout.top_p", &rollout.top_p, ("above 0, and 1 at most", |x| x > 0.0 && x <= 1.0)),
+            ("rollout.top_p", &rollout.top_p, TO_ONE),
             ("rollout.max_new_tokens", &rollout.max_new_tokens, ONE_OR_MORE),
             ("rollout.live_sequences", &rollout.live_sequences, ONE_OR_MORE),
             ("rollout.rows_per_step", &rollout.rows_per_step, ONE_OR_MORE),
@@ -152,6 +189,7 @@ const ONE_OR_MORE: Allowed = ("1 or more", |x| x >= 1.0);
 const POSITIVE: Allowed = ("a number above 0", |x| x > 0.0 && x.is_finite());
 const NOT_NEGATIVE: Allowed = ("0 or a number above it", |x| x >= 0.0 && x.is_finite());
 const SHARE: Allowed = ("between 0 and 1", |x| (0.0..=1.0).contains(&x));
+const TO_ONE: Allowed = ("above 0, and 1 at most", |x| x > 0.0 && x <= 1.0);
 const BELOW_ONE: Allowed = ("0 or above, and below 1", |x| (0.0..1.0).contains(&x));
 
 /// A setting, as the table sees it.
@@ -196,7 +234,7 @@ macro_rules! no_numbers {
     };
 }
 
-no_numbers!(bool, Objective, OptimizerKind, Shape);
+no_numbers!(bool, Objective, Opponent, OptimizerKind, Shape);
 
 impl<T: Setting> Setting for PerIteration<T> {
     fn numbers(&self) -> Vec<f64> {

@@ -150,8 +150,9 @@ fn values_out_of_range_are_named() {
          of one opponent"
     );
     assert_eq!(
-        error("", &["game.mix_previous=true", "game.refresh=epoch"]),
-        "`game.mix_previous` is true, but must be false where `game.refresh` is not \"never\""
+        error("", &["game.opponent=['latest', 'latest', 'latest_two']", "game.refresh=['never', 'epoch', 'never']"]),
+        "`game.opponent` is \"latest_two\", but must be another one where `game.refresh` is not \"never\" in the iteration and \
+         the one before: samples are taken over from whole iterations"
     );
     assert_eq!(
         error("", &["game.opponent=data", "game.samples=[1, 4, 1]"]),
@@ -197,8 +198,6 @@ fn lists_have_a_value_for_each_iteration() {
         fixed,
         [
             "game.iterations",
-            "game.mix_previous",
-            "game.opponent",
             "game.seed",
             "rollout.live_sequences",
             "rollout.max_new_tokens",

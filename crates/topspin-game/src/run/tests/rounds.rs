@@ -160,7 +160,7 @@ fn stops_leave_no_trace_in_rounds() {
     for (name, sets) in [
         ("steps", with(&STEPS, &["output.save_dtype=bf16"])),
         ("epochs", with(&EPOCHS, &["adapter.rank=2", "adapter.dropout=0.2", "train.batch_pairs=1"])),
-        ("merged", with(&STEPS, &["adapter.rank=2", "adapter.merge=true"])),
+        ("merged", with(&STEPS, &["adapter.rank=2", "adapter.merge=true", "game.opponent=average"])),
     ] {
         let whole = format!("{name}-whole");
         fixture.play(&whole, &sets).unwrap();
@@ -195,6 +195,29 @@ fn rounds_of_an_adapter_start_at_their_opponent() {
             );
         }
     }
+}
+
+/// The model at hand is one more, and the base stays what it was.
+#[test]
+fn opponents_of_several_models_gain_one_in_a_round() {
+    let fixture = Fixture::new();
+    let sets = with(&EPOCHS, &["game.iterations=1", "game.samples=4"]);
+    fixture.play("history", &with(&sets, &["game.opponent=history", "game.objective=triplet"])).unwrap();
+    let players = |round: usize| {
+        let rollouts = lines(&fixture.path(&format!("history/iter-1/round-{round}/rollouts.jsonl")));
+        let mut players: Vec<_> = rollouts.iter().map(|line| line["player"].as_str().unwrap_or("").to_owned()).collect();
+        players.sort();
+        players.dedup();
+        players
+    };
+    assert_eq!([1, 2, 3].map(players), [vec![""], vec!["iter-0", "iter-1/round-1"], vec!["iter-0", "iter-1/round-2"]]);
+    for tree in lines(&fixture.path("history/iter-1/round-3/pairs.jsonl")) {
+        assert_eq!(tree["base"].as_array().unwrap().len(), tree["generated"].as_array().unwrap().len());
+    }
+
+    fixture.play("base", &with(&sets, &["game.opponent=base"])).unwrap();
+    let second = &metrics(&fixture, "base/iter-1")[metrics(&fixture, "base/iter-1/round-1").len()];
+    assert_ne!(number(second, "rewards/real"), 0.0, "the base has moved");
 }
 
 /// Real and rejected responses are the same but for one record: most rounds have nothing to learn from.
