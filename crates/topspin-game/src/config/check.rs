@@ -15,7 +15,7 @@ const MAX_WEIGHT: f64 = 100.0;
 impl Config {
     /// Whether every value is in its range and every list fits the number of iterations.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { model, adapter, data, sft, game, rollout, train, eval, output } = self;
+        let Self { model, adapter, data, sft, game, rollout, train, guard, eval, output } = self;
         let is_missing = [
             ("model.path", model.path.is_empty()),
             ("data.train", data.train.is_empty()),
@@ -92,6 +92,16 @@ impl Config {
             }
         }
         positive("train.eps", train.eps)?;
+
+        not_negative("guard.real_fall", guard.real_fall)?;
+        share("guard.accuracy", guard.accuracy)?;
+        if guard.longer != 0.0 && !(guard.longer > 0.5 && guard.longer <= 1.0) {
+            return range("guard.longer", guard.longer, "0, or above 1/2 and 1 at most");
+        }
+        share("guard.cut", guard.cut)?;
+        factor("guard.length", guard.length)?;
+        share("guard.distinct", guard.distinct)?;
+        factor("guard.gradient", guard.gradient)?;
 
         let generates = eval.greedy || eval.sampled;
         let off = |kind: &str, on: bool| !on && eval.best.starts_with(kind);
@@ -189,6 +199,11 @@ fn positive(key: &str, value: f64) -> Result<(), ConfigError> {
 
 fn not_negative(key: &str, value: f64) -> Result<(), ConfigError> {
     if value >= 0.0 && value.is_finite() { Ok(()) } else { range(key, value, "0 or a number above it") }
+}
+
+/// How many times as large something may be; 0 sets no limit.
+fn factor(key: &str, value: f64) -> Result<(), ConfigError> {
+    if value == 0.0 || value > 1.0 && value.is_finite() { Ok(()) } else { range(key, value, "0, or a number above 1") }
 }
 
 fn share(key: &str, value: f64) -> Result<(), ConfigError> {

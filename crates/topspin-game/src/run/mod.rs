@@ -42,6 +42,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod train;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +59,7 @@ use topspin_model::source::{ModelFiles, ModelSource};
 use crate::config::Config;
 pub use error::RunError;
 pub use evaluate::Generation;
+pub use guard::Fired;
 use items::Items;
 pub use manifest::{Input, Inputs, Manifest, Records, Stage, State};
 pub use observer::{Observer, Silent};
@@ -106,7 +108,6 @@ pub fn run<D: Device + Clone>(
             run.stage(&round.stage("pairs"), |run| run.pairs(&round))?;
             run.stage(&round.stage("train"), |run| run.self_play(&round))?;
             run.evaluate(&round.folder)?;
-            run.guard(k)?;
             run.name_best()?;
         }
     }
@@ -215,6 +216,8 @@ struct Done {
     files: Vec<String>,
     /// Results in short.
     figures: Map<String, Value>,
+    /// Guards that fired.
+    guards: Vec<Fired>,
 }
 
 impl Done {
@@ -222,7 +225,12 @@ impl Done {
         let Ok(Value::Object(figures)) = serde_json::to_value(figures) else {
             unreachable!("figures are structs of numbers")
         };
-        Self { files: files.into_iter().collect(), figures }
+        Self { files: files.into_iter().collect(), figures, guards: Vec::new() }
+    }
+
+    /// With guards that fired.
+    fn guarded(self, guards: Vec<Fired>) -> Self {
+        Self { guards, ..self }
     }
 }
 
@@ -238,7 +246,7 @@ impl<D: Device + Clone> Run<'_, D> {
             let done = done?;
             let hash = |file: String| Ok((file.clone(), manifest::sha256_of_file(&self.dir.join(file))?));
             let files = done.files.into_iter().map(hash).collect::<Result<_, RunError>>()?;
-            self.manifest.finish(name, files, done.figures);
+            self.manifest.finish(name, files, done.figures, done.guards);
             self.manifest.write(&self.dir)?;
         }
         // Only now, and again if a kill was quicker: until the manifest says otherwise, a stage goes on from these.

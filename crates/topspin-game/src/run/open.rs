@@ -56,9 +56,11 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         let mut manifest = if begun {
             let manifest = Manifest::read(&dir)?;
             manifest.check_same_inputs(&inputs, &dir)?;
-            manifest.check_same_config(&config, &dir)?;
+            let void = manifest.check_same_config(&config, &dir)?;
             manifest.check_stages(&plan(&config), &dir)?;
             manifest.check_artefacts(&dir)?;
+            // Before `config.toml` says otherwise: a stage must end as if it had begun with the settings that stand there.
+            void.iter().filter(|state| state.exists()).try_for_each(|state| topspin_files::remove_file(state))?;
             manifest
         } else {
             let date = base.dialect.template().and_then(ChatTemplate::date);

@@ -4,10 +4,12 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
+use topspin_eval::distinct_runs;
 use topspin_kernels::device::Device;
 use topspin_model::decoder::{Keep, Tape};
 use topspin_rollout::Finish;
 
+use super::guard::of_pairs;
 use super::items::Item;
 use super::lines::{read_lines, write_lines};
 use super::lineup::Answerer;
@@ -29,6 +31,9 @@ pub struct Side {
     pub mean_tokens: f64,
     /// Share of them that were cut at the length limit.
     pub cut: f64,
+    /// Distinct pairs of tokens among all pairs of tokens, in one response to each prompt. None where all are of one token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distinct_2: Option<f64>,
 }
 
 /// Results of the stage.
@@ -187,7 +192,10 @@ impl<D: Device + Clone> Run<'_, D> {
             generated.mean_tokens,
             100.0 * generated.cut
         ));
-        Ok(Done::new([file], &figures))
+        let before = self.figures_of(&format!("{}/pairs", round.before))?;
+        let fired = of_pairs(&self.config.guard, &figures, before.as_ref());
+        self.warn_of(&name, &fired);
+        Ok(Done::new([file], &figures).guarded(fired))
     }
 
     /// A file of rollouts that not every round has.
@@ -275,21 +283,28 @@ impl<'a> Garden<'a> {
 }
 
 /// How real and generated responses look, and how often the generated one is the longer.
-fn sides(items: &HashMap<usize, &Item>, rollouts: &[Rollout]) -> (Side, Side, f64) {
-    let side = |responses: &mut dyn Iterator<Item = (usize, Finish)>| {
-        let (mut responses_seen, mut tokens, mut cut) = (0, 0, 0);
-        for (len, finish) in responses {
-            responses_seen += 1;
-            tokens += len;
-            cut += usize::from(finish == Finish::Length);
+fn sides<'a>(items: &HashMap<usize, &'a Item>, rollouts: &'a [Rollout]) -> (Side, Side, f64) {
+    let side = |responses: Vec<(&[u32], Finish)>, one_each: Vec<&[u32]>| {
+        let share = |part: usize| part as f64 / responses.len() as f64;
+        Side {
+            responses: responses.len(),
+            mean_tokens: share(responses.iter().map(|(token_ids, _)| token_ids.len()).sum()),
+            cut: share(responses.iter().filter(|(_, finish)| *finish == Finish::Length).count()),
+            distinct_2: distinct_runs(&one_each, 2).ok().map(|figure| figure.value),
         }
-        let share = |part: usize| part as f64 / responses_seen as f64;
-        Side { responses: responses_seen, mean_tokens: share(tokens), cut: share(cut) }
     };
-    let mut lines: Vec<usize> = rollouts.iter().map(|rollout| rollout.line).collect();
-    lines.dedup();
-    let real = side(&mut lines.iter().map(|line| (items[line].real.len(), items[line].finish)));
-    let generated = side(&mut rollouts.iter().map(|r| (r.response.token_ids.len(), r.response.finish)));
+    let tokens = |rollout: &'a Rollout| &rollout.response.token_ids[..];
+    let mut firsts: Vec<&Rollout> = rollouts.iter().collect();
+    firsts.dedup_by_key(|rollout| rollout.line);
+    let prompts: Vec<&Item> = firsts.iter().map(|rollout| items[&rollout.line]).collect();
+    let real = side(
+        prompts.iter().map(|item| (&item.real[..], item.finish)).collect(),
+        prompts.iter().map(|item| &item.real[..]).collect(),
+    );
+    let generated = side(
+        rollouts.iter().map(|rollout| (tokens(rollout), rollout.response.finish)).collect(),
+        firsts.into_iter().map(tokens).collect(),
+    );
     let longer = rollouts.iter().map(|r| match r.response.token_ids.len().cmp(&items[&r.line].real.len()) {
         Ordering::Less => 0.0,
         Ordering::Equal => 0.5,
