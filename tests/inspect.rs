@@ -131,6 +131,15 @@ fn says_what_a_path_is() {
     recompute = false
     checkpoint_every = 20
 
+    [guard]
+    real_fall = 0.1
+    accuracy = 0.98
+    longer = 0.9
+    cut = 0.2
+    length = 1.75
+    distinct = 0.5
+    gradient = 1000.0
+
     [eval]
     prompts = 200
     greedy = true

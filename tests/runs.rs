@@ -216,3 +216,30 @@ fn a_run_needs_no_particular_processor() {
         }
     }
 }
+
+#[test]
+fn a_run_that_diverges_says_what_mends_it() {
+    let sandbox = sandbox();
+    // A threshold that is crossed in any run.
+    let run = |rest: &str| sandbox.run(&format!("-q run run.toml --set guard.cut=0.001 --set output.dir={rest}"));
+    assert!(run("whole").starts_with("exit code: 0\n"));
+    let said = run("out --set train.lr=1e30");
+    assert!(said.starts_with("exit code: 2\n--- stdout\n--- stderr\n"), "{said}");
+    let error = said.lines().last().unwrap();
+    assert!(error.starts_with("error: the ") && error.contains(" of `iter-1/train` is not "), "{said}");
+    assert!(error.ends_with("; the same command with a lower `train.lr` starts the stage over"), "{said}");
+    assert!(run("out").starts_with("exit code: 0\n"));
+    assert_same_run(&sandbox, "whole", "out");
+
+    // What fired is shown with the results, as data too.
+    let inspected = sandbox.topspin(&["inspect", "out", "--json"]).output().unwrap();
+    let facts: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    let guards = facts["guards"].as_array().unwrap();
+    assert!(!guards.is_empty() && guards.iter().all(|fired| fired["sentence"].is_string()), "{facts}");
+    let text = sandbox.run("inspect out");
+    let (_, below) = text.split_once("\nguards that fired:\n").unwrap();
+    for (line, fired) in below.lines().zip(guards) {
+        let (stage, sentence) = (fired["stage"].as_str().unwrap(), fired["sentence"].as_str().unwrap());
+        assert!(line.starts_with(stage) && line.ends_with(sentence), "{line}");
+    }
+}

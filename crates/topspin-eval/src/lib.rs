@@ -13,4 +13,4 @@ pub use bootstrap::{Bootstrap, Figure, share};
 pub use error::EvalError;
 pub use nll::{Nll, NllFigures};
 pub use report::{Report, end_reasons};
-pub use text::{Lengths, distinct_n, exact_match};
+pub use text::{Lengths, distinct_n, distinct_runs, exact_match};

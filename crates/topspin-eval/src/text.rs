@@ -1,6 +1,7 @@
 //! What can be read off the responses themselves.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 
 use crate::bootstrap::quantile;
 use crate::{Bootstrap, EvalError, Figure};
@@ -18,16 +19,24 @@ pub fn exact_match(response: &str, references: &[impl AsRef<str>]) -> bool {
 /// [`EvalError::Empty`] if no response has `n` words, or `n` is 0.
 pub fn distinct_n(responses: &[impl AsRef<str>], n: usize) -> Result<Figure, EvalError> {
     let words: Vec<Vec<&str>> = responses.iter().map(|r| r.as_ref().split_whitespace().collect()).collect();
+    distinct_runs(&words, n)
+}
+
+/// [`distinct_n`] of sequences of anything, such as tokens.
+///
+/// # Errors
+/// [`EvalError::Empty`] if no sequence has `n` items, or `n` is 0.
+pub fn distinct_runs<T: Eq + Hash>(sequences: &[impl AsRef<[T]>], n: usize) -> Result<Figure, EvalError> {
     let mut distinct = HashSet::new();
     let mut all = 0;
-    for run in words.iter().filter(|_| n > 0).flat_map(|w| w.windows(n.max(1))) {
+    for run in sequences.iter().filter(|_| n > 0).flat_map(|sequence| sequence.as_ref().windows(n.max(1))) {
         distinct.insert(run);
         all += 1;
     }
     if all == 0 {
         return Err(EvalError::Empty);
     }
-    Ok(Figure::without_interval(distinct.len() as f64 / all as f64, responses.len()))
+    Ok(Figure::without_interval(distinct.len() as f64 / all as f64, sequences.len()))
 }
 
 /// Lengths of responses, in tokens or in whatever unit the caller counts.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use proptest::prelude::*;
 use topspin_eval::{
-    Bootstrap, EvalError, Figure, Lengths, Nll, NllFigures, Report, distinct_n, end_reasons, exact_match, share,
+    Bootstrap, EvalError, Figure, Lengths, Nll, NllFigures, Report, distinct_n, distinct_runs, end_reasons,
+    exact_match, share,
 };
 
 fn ends(figure: Figure) -> (f64, f64) {
@@ -27,6 +28,10 @@ fn distinct_runs_are_counted_over_all_responses() {
     assert_eq!(distinct_n(&responses, 2).unwrap(), Figure::without_interval(3.0 / 5.0, 3));
     assert_eq!(distinct_n(&responses, 5), Err(EvalError::Empty));
     assert_eq!(distinct_n(&responses, 0), Err(EvalError::Empty));
+    // The same letters as tokens.
+    let tokens = [&[1, 2, 1, 2][..], &[1, 2, 3], &[4]];
+    assert_eq!(distinct_runs(&tokens, 2), distinct_n(&responses, 2));
+    assert_eq!(distinct_runs(&tokens, 5), Err(EvalError::Empty));
 }
 
 #[test]

@@ -93,6 +93,8 @@ pub struct Gradient {
     pub loss: f64,
     /// Both sides of the game, in self-play.
     pub game: Option<GameMetrics>,
+    /// Euclidean norm before clipping.
+    pub norm: f64,
     /// Work done so far.
     throughput: Throughput,
 }
@@ -150,6 +152,12 @@ impl<D: Device> Trainer<D> {
         self.optimizer.steps()
     }
 
+    /// Whether every parameter is a finite number.
+    pub fn is_finite(&self) -> bool {
+        let params = self.decoder.params();
+        self.decoder.device().sum_squares(params.head(params.len())).is_finite()
+    }
+
     /// The gradient arena, as the last [`spin_gradient`](Self::spin_gradient) or
     /// [`sft_gradient`](Self::sft_gradient) left it.
     pub fn grads(&self) -> &D::Buffer {
@@ -180,7 +188,7 @@ impl<D: Device> Trainer<D> {
 
         let count = pairs.len() as f64;
         let (mut mean, mut means) = (Mean::default(), GameMeans::default());
-        let throughput = self.accumulate(&token_trees, |packed, logprobs, dlogp| {
+        let (norm, throughput) = self.accumulate(&token_trees, |packed, logprobs, dlogp| {
             let mut branches = packed.branches.iter();
             while let Some(real) = branches.next() {
                 let (tree, group) = (&trees[groups[real.tree].tree], &groups[real.tree]);
@@ -213,7 +221,7 @@ impl<D: Device> Trainer<D> {
                 dlogp[real.outputs.clone()].fill((d_real / count) as f32);
             }
         })?;
-        Ok(Gradient { loss: mean.get(), game: Some(means.get()), throughput })
+        Ok(Gradient { loss: mean.get(), game: Some(means.get()), norm, throughput })
     }
 
     /// The first half of [`sft_step`](Self::sft_step): computes the gradient.
@@ -226,20 +234,20 @@ impl<D: Device> Trainer<D> {
         let wanted = |tree: &TokenTree| tree.turns.iter().map(Range::len).sum::<usize>() + tree.responses[0].len();
         let count = trees.iter().map(wanted).sum::<usize>() as f64;
         let mut sum = 0.0;
-        let throughput = self.accumulate(&trees, |_, logprobs, dlogp| {
+        let (norm, throughput) = self.accumulate(&trees, |_, logprobs, dlogp| {
             sum += logprobs.iter().map(|&logprob| f64::from(logprob)).sum::<f64>();
             dlogp.fill((-1.0 / count) as f32);
         })?;
-        Ok(Gradient { loss: -sum / count, game: None, throughput })
+        Ok(Gradient { loss: -sum / count, game: None, norm, throughput })
     }
 
-    /// Computes the gradient of all trees in the arena. `cost` gets each batch with its log-probabilities and writes the
-    /// loss's derivative by each of them.
+    /// Computes the gradient of all trees in the arena, and its norm. `cost` gets each batch with its log-probabilities and
+    /// writes the loss's derivative by each of them.
     fn accumulate(
         &mut self,
         trees: &[TokenTree],
         mut cost: impl FnMut(&Packed, &[f32], &mut [f32]),
-    ) -> Result<Throughput, TrainError> {
+    ) -> Result<(f64, Throughput), TrainError> {
         let start = Instant::now();
         if trees.is_empty() {
             return Err(TrainError::NoExamples { step: self.steps() + 1 });
@@ -262,8 +270,9 @@ impl<D: Device> Trainer<D> {
             let (config, adapter) = (self.decoder.config(), self.decoder.adapter());
             throughput.flops.0 += Flops::forward_and_backward(config, adapter, &packed.batch).0;
         }
+        let norm = self.decoder.device().sum_squares(self.grads.head(self.grads.len())).sqrt();
         throughput.seconds = start.elapsed().as_secs_f64();
-        Ok(throughput)
+        Ok((norm, throughput))
     }
 
     /// The second half of a step: clips the gradient in the arena and moves the parameters.
@@ -274,7 +283,7 @@ impl<D: Device> Trainer<D> {
             return Err(TrainError::NotFinite { what: "loss", step });
         }
         let Self { decoder, settings, optimizer, grads, .. } = self;
-        let grad_norm = decoder.device().sum_squares(grads.head(grads.len())).sqrt();
+        let grad_norm = gradient.norm;
         if !grad_norm.is_finite() {
             return Err(TrainError::NotFinite { what: "gradient", step });
         }
@@ -282,7 +291,7 @@ impl<D: Device> Trainer<D> {
         let lr = settings.schedule.at(optimizer.steps());
         decoder.update(|device, params| optimizer.step(device, params, grads, scale as f32, lr as f32));
 
-        let Gradient { loss, game, mut throughput } = gradient;
+        let Gradient { loss, game, mut throughput, .. } = gradient;
         throughput.seconds += start.elapsed().as_secs_f64();
         Ok(Step { metrics: StepMetrics { step, loss, game, grad_norm, lr }, throughput })
     }

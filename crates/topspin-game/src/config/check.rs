@@ -126,7 +126,7 @@ impl Config {
 
     /// Every setting that has a range or may be a list by iteration.
     fn table(&self) -> Vec<(&'static str, &dyn Setting, Allowed)> {
-        let Self { adapter, data, sft, game, rollout, train, .. } = self;
+        let Self { adapter, data, sft, game, rollout, train, guard, .. } = self;
         let mut table: Vec<(_, &dyn Setting, _)> = vec![
             ("adapter.alpha", &adapter.alpha, POSITIVE),
             ("adapter.dropout", &adapter.dropout, BELOW_ONE),
@@ -171,6 +171,13 @@ impl Config {
             ("train.beta2", &train.beta2, BELOW_ONE),
             ("train.decay", &train.decay, BELOW_ONE),
             ("train.eps", &train.eps, POSITIVE),
+            ("guard.real_fall", &guard.real_fall, NOT_NEGATIVE),
+            ("guard.accuracy", &guard.accuracy, SHARE),
+            ("guard.longer", &guard.longer, ("0, or above 1/2 and 1 at most", |x| x == 0.0 || x > 0.5 && x <= 1.0)),
+            ("guard.cut", &guard.cut, SHARE),
+            ("guard.length", &guard.length, FACTOR),
+            ("guard.distinct", &guard.distinct, SHARE),
+            ("guard.gradient", &guard.gradient, FACTOR),
         ];
         for control in &sft.controls {
             table.push(("sft.controls.epochs", &control.epochs, ONE_OR_MORE));
@@ -190,6 +197,8 @@ const POSITIVE: Allowed = ("a number above 0", |x| x > 0.0 && x.is_finite());
 const NOT_NEGATIVE: Allowed = ("0 or a number above it", |x| x >= 0.0 && x.is_finite());
 const SHARE: Allowed = ("between 0 and 1", |x| (0.0..=1.0).contains(&x));
 const TO_ONE: Allowed = ("above 0, and 1 at most", |x| x > 0.0 && x <= 1.0);
+/// How many times as large something may be; 0 sets no limit.
+const FACTOR: Allowed = ("0, or a number above 1", |x| x == 0.0 || x > 1.0 && x.is_finite());
 const BELOW_ONE: Allowed = ("0 or above, and below 1", |x| (0.0..1.0).contains(&x));
 
 /// A setting, as the table sees it.

@@ -9,6 +9,7 @@
 
 mod check;
 mod error;
+mod guard;
 mod load;
 mod sources;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use topspin_kernels::device::Use;
 use topspin_model::adapter::{LoraConfig, Targets};
 
 pub use error::ConfigError;
+pub use guard::Guard;
 pub use sources::{Part, Sources, fetch};
 
 use crate::objective::{Additions, Loss, Objective};
@@ -46,6 +48,8 @@ pub struct Config {
     pub rollout: Rollout,
     /// Optimization in the self-play iterations; clipping, batching and recomputation of the supervised stages too.
     pub train: Train,
+    /// Signs that an iteration does harm.
+    pub guard: Guard,
     /// Evaluation after each stage.
     pub eval: Eval,
     /// Where the run goes and how it computes.

@@ -136,6 +136,11 @@ fn values_out_of_range_are_named() {
             "`data.columns` is \"promt\", but must be a table whose keys are fields of a record, such as `prompt` and \
              `response`",
         ),
+        ("guard.real_fall=-0.1", "`guard.real_fall` is -0.1, but must be 0 or a number above it"),
+        ("guard.accuracy=98", "`guard.accuracy` is 98, but must be between 0 and 1"),
+        ("guard.longer=0.4", "`guard.longer` is 0.4, but must be 0, or above 1/2 and 1 at most"),
+        ("guard.length=0.5", "`guard.length` is 0.5, but must be 0, or a number above 1"),
+        ("guard.gradient=nan", "`guard.gradient` is NaN, but must be 0, or a number above 1"),
         ("game.samples=[1, 0, 1]", "`game.samples` is 0, but must be 1 or more"),
         ("train.batch_tokens=0", "`train.batch_tokens` is 0, but must be 1 or more"),
         ("train.clip=[1, -1, 1]", "`train.clip` is -1, but must be 0 or a number above it"),
@@ -158,6 +163,12 @@ fn values_out_of_range_are_named() {
         error("", &["game.opponent=data", "game.samples=[1, 4, 1]"]),
         "`game.samples` is 4, but must be 1 where `game.opponent` is \"data\": a record has one rejected response"
     );
+    // 0 switches a guard off.
+    let guards = ["real_fall", "accuracy", "longer", "cut", "length", "distinct", "gradient"];
+    let off: Vec<_> = guards.iter().map(|guard| format!("guard.{guard}=0")).collect();
+    let given = ["model.path=m", "data.train=t", "output.dir=o"];
+    let sets: Vec<_> = given.into_iter().chain(off.iter().map(String::as_str)).collect();
+    parse("", &sets).unwrap().check().unwrap();
     let off = error("", &["eval.best=greedy.exact_match", "eval.greedy=false"]);
     assert!(
         off.starts_with("`eval.best` is \"greedy.exact_match\", but must be a metric of what is generated"),

@@ -4,7 +4,7 @@
 //! probable the policy makes it than the opponent did. An objective knows neither tokens nor models.
 //!
 //! A new objective is one file with `pub(super) fn loss(beta, &Triplet) -> PairLoss`, its formula and source, and one line
-//! in the list below. What goes with every objective is in [`Additions`].
+//! in the list below; CONTRIBUTING.md has a worked example. What goes with every objective is in [`Additions`].
 
 mod additions;
 
@@ -160,6 +160,8 @@ objectives! {
     exponential => Exponential,
     /// IPO's: `(1 - m)^2`.
     squared => Squared,
+    /// The squared loss where it falls: `max(0, 1 - m)^2`.
+    truncated_quadratic => TruncatedQuadratic,
     /// The logistic loss of log-ratios per token.
     length_normalized => LengthNormalized,
     /// SPPO: `(beta real - 1/2)^2 + (beta generated + 1/2)^2`.
@@ -230,19 +232,31 @@ mod tests {
         scored
     }
 
+    /// The worked example of CONTRIBUTING.md is this file, and this line of the list above.
+    #[test]
+    fn the_example_for_contributors_is_at_work() {
+        let page = include_str!("../../../../CONTRIBUTING.md");
+        let (file, list) = (include_str!("truncated_quadratic.rs"), include_str!("mod.rs"));
+        assert!(page.contains(&format!("```rust\n{file}```\n")), "the file and its copy in CONTRIBUTING.md differ");
+        let line = "    /// The squared loss where it falls: `max(0, 1 - m)^2`.\n    truncated_quadratic => TruncatedQuadratic,\n";
+        assert!(page.contains(line) && list.contains(line));
+        let objective: Objective = serde_json::from_str("\"truncated_quadratic\"").unwrap();
+        assert!(Objective::ALL.contains(&objective));
+        let costs = [-1.0, 0.0, 0.5, 1.0, 3.0].map(|real| objective.of_log_ratios(2.0, real, 0.0).loss);
+        assert_eq!(costs, [9.0, 1.0, 0.0, 0.0, 0.0]);
+    }
+
     proptest! {
         /// The derivatives of every objective, with whatever is added, against central differences of its loss.
         #[test]
         fn derivatives_match_differences(beta in 0.01..3.0f64, at in triplet(), additions in additions()) {
-            // Where a loss has a kink there is no derivative to compare.
-            let kink = |objective, at: &Triplet| {
-                let m = beta * (at.real.log_ratio + additions.dpop * at.real.log_ratio.min(0.0) - at.generated.log_ratio);
-                let n = beta * (at.generated.log_ratio + additions.dpop * at.generated.log_ratio.min(0.0) - at.real.log_ratio);
-                let falls = at.real.log_ratio.abs() < 1e-3 || at.generated.log_ratio.abs() < 1e-3;
-                falls || objective == Objective::Hinge && ((m - 1.0).abs() < 1e-3 || (n - 1.0).abs() < 1e-3)
-            };
+            // Where a loss may have a kink there is no derivative to compare: DPOP at 0, hinges at a margin of 1.
+            let penalized = |log_ratio: f64| log_ratio + additions.dpop * log_ratio.min(0.0);
+            let (real, generated) = (at.real.log_ratio, at.generated.log_ratio);
+            let margins = [penalized(real) - generated, penalized(generated) - real].map(|difference| beta * difference);
+            prop_assume!(real.abs() > 1e-3 && generated.abs() > 1e-3);
+            prop_assume!(margins.iter().all(|margin| (margin - 1.0).abs() > 1e-3));
             for &objective in Objective::ALL {
-                prop_assume!(!kink(objective, &at));
                 let loss = Loss { objective, beta, additions };
                 let found = loss.pair(&at);
                 let step = 1e-5;
@@ -286,17 +300,22 @@ mod tests {
             let at = Scored { logp, tokens: 7, ..Scored::default() };
             let at = Triplet { real: at, generated: at, base: Some(at) };
             let ln_2 = std::f64::consts::LN_2;
-            let expected = |objective| match objective {
-                Objective::Logistic | Objective::LengthNormalized => ln_2,
-                Objective::Linear => 0.0,
-                Objective::Hinge | Objective::Exponential | Objective::Squared | Objective::ApoZero => 1.0,
-                Objective::Sppo => 0.5,
-                Objective::Space | Objective::Triplet => 2.0 * ln_2,
-            };
+            let known = [
+                (ln_2, &[Objective::Logistic, Objective::LengthNormalized][..]),
+                (0.0, &[Objective::Linear]),
+                (1.0, &[Objective::Hinge, Objective::Exponential, Objective::Squared, Objective::ApoZero]),
+                (0.5, &[Objective::Sppo]),
+                (2.0 * ln_2, &[Objective::Space, Objective::Triplet]),
+            ];
+            for (expected, objectives) in known {
+                for &objective in objectives {
+                    prop_assert_eq!(Loss::new(objective, beta).pair(&at).loss, expected, "{:?}", objective);
+                }
+            }
             for &objective in Objective::ALL {
-                prop_assert_eq!(Loss::new(objective, beta).pair(&at).loss, expected(objective), "{:?}", objective);
                 let kl = Additions { forward_kl: 0.3, reverse_kl: 0.7, ..Additions::default() };
-                prop_assert_eq!(Loss { objective, beta, additions: kl }.pair(&at).loss, expected(objective));
+                let with = Loss { objective, beta, additions: kl }.pair(&at).loss;
+                prop_assert_eq!(with, Loss::new(objective, beta).pair(&at).loss, "{:?}", objective);
             }
         }
     }

@@ -51,6 +51,16 @@ pub enum RunError {
     /// Training cannot go on.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// Training has diverged. The step was not made, and the state before it is kept where it is finite.
+    #[error("{problem}; the same command with a {rate} starts the stage over{go_on}")]
+    Diverged {
+        /// What is wrong, with its step and stage.
+        problem: String,
+        /// The setting that may be changed.
+        rate: String,
+        /// How to go on from the step before, where that is of use.
+        go_on: String,
+    },
     /// The training state cannot be saved or taken up.
     #[error(transparent)]
     State(#[from] StateError),

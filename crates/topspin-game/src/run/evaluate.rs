@@ -122,7 +122,9 @@ impl<D: Device + Clone> Run<'_, D> {
         let file = format!("{folder}/eval.json");
         write_json(&self.path(&file), &report)?;
         let figures: Map<_, Value> = report.figures.iter().map(|(name, f)| (name.clone(), f.value.into())).collect();
-        Ok(Done::new([file], &figures))
+        let fired = self.harm(folder, &report)?;
+        self.warn_of(&format!("{folder}/eval"), fired.as_slice());
+        Ok(Done::new([file], &figures).guarded(fired.into_iter().collect()))
     }
 
     /// What the model of a stage folder gives to the good responses of each test record. Those to one prompt are not

@@ -12,14 +12,15 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use topspin_files::{Action, FileError};
 
-use super::RunError;
 use super::lines::{read_json, write_json};
+use super::{Fired, RunError};
 use crate::config::Config;
 
 /// Version of the folder's form.
 const FORMAT: u32 = 1;
 
-/// Settings that change no byte of any artefact, and paths, whose contents (and weights) are compared instead.
+/// Settings that change no byte of any artefact, and paths, whose contents (and weights) are compared instead. So do those of
+/// `[guard]`: what fired is told by the thresholds of its time.
 const FREE: &[&str] = &[
     "data.max_unusable",
     "data.test",
@@ -135,12 +136,21 @@ pub struct Stage {
     /// Its results in short.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub figures: Map<String, Value>,
+    /// Guards that fired in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guards: Vec<Fired>,
 }
 
 impl Manifest {
     /// The manifest of a run that begins.
     pub fn new(seed: u64, inputs: Inputs, date: Option<u64>, stages: impl IntoIterator<Item = String>) -> Self {
-        let stage = |name| Stage { name, state: State::Pending, files: BTreeMap::new(), figures: Map::new() };
+        let stage = |name| Stage {
+            name,
+            state: State::Pending,
+            files: BTreeMap::new(),
+            figures: Map::new(),
+            guards: Vec::new(),
+        };
         Self {
             format: FORMAT,
             topspin: env!("CARGO_PKG_VERSION").into(),
@@ -153,9 +163,20 @@ impl Manifest {
     }
 
     /// Enters a stage as finished.
-    pub(super) fn finish(&mut self, name: &str, files: BTreeMap<String, String>, figures: Map<String, Value>) {
+    pub(super) fn finish(
+        &mut self,
+        name: &str,
+        files: BTreeMap<String, String>,
+        figures: Map<String, Value>,
+        guards: Vec<Fired>,
+    ) {
         let stage = self.stages.iter_mut().find(|stage| stage.name == name).expect("a stage that runs is planned");
-        (stage.state, stage.files, stage.figures) = (State::Done, files, figures);
+        (stage.state, stage.files, stage.figures, stage.guards) = (State::Done, files, figures, guards);
+    }
+
+    /// Guards that fired, with the stage of each, in order.
+    pub fn guards(&self) -> impl Iterator<Item = (&str, &Fired)> {
+        self.stages.iter().flat_map(|stage| stage.guards.iter().map(|fired| (stage.name.as_str(), fired)))
     }
 
     /// Number of finished stages.
@@ -214,20 +235,31 @@ impl Manifest {
         }
     }
 
-    /// Whether the settings in `dir/config.toml` are those of `now`, apart from ones that change no artefact.
-    pub fn check_same_config(&self, now: &Config, dir: &Path) -> Result<(), RunError> {
+    /// Whether the settings in `dir/config.toml` are those of `now`, apart from ones that change no artefact, and from learning
+    /// rates of stages that are not finished. Gives back the training states that such a change makes void.
+    pub fn check_same_config(&self, now: &Config, dir: &Path) -> Result<Vec<PathBuf>, RunError> {
         let path = dir.join("config.toml");
-        let then = Config::parse(&topspin_files::read_to_string(&path)?, &path, &[])?;
+        let mut then = Config::parse(&topspin_files::read_to_string(&path)?, &path, &[])?;
+        let changed: Vec<_> = rates(&then).into_iter().zip(rates(now)).filter(|(old, new)| old != new).collect();
+        let of = |stage: &Stage| changed.iter().any(|((folder, _), _)| stage.name.starts_with(&format!("{folder}/")));
+        let trained: Vec<_> = self.stages.iter().filter(|stage| stage.name.ends_with("/train") && of(stage)).collect();
+        // Where a stage has been trained at the old rate, the comparison below finds it.
+        if trained.iter().all(|stage| stage.state == State::Pending) {
+            then.sft.lr = now.sft.lr;
+            then.sft.controls.iter_mut().zip(&now.sft.controls).for_each(|(then, now)| then.lr = now.lr);
+            then.train.lr = now.train.lr.clone();
+        }
         // A scorer that failed may be mended as long as no figure of it stands anywhere.
         let evaluated = self.stages.iter().any(|stage| stage.name.ends_with("/eval") && stage.state == State::Done);
-        let is_free = |key: &str| FREE.contains(&key) || (key == "eval.scorer" && !evaluated);
+        let is_free =
+            |key: &str| FREE.contains(&key) || key.starts_with("guard.") || (key == "eval.scorer" && !evaluated);
         for ((key, old), (_, new)) in then.entries().into_iter().zip(now.entries()) {
             if old != new && !is_free(&key) {
                 let (old, new) = (old.to_string(), new.to_string());
                 return Err(RunError::ConfigChanged { key, old, new, dir: dir.into() });
             }
         }
-        Ok(())
+        Ok(trained.iter().map(|stage| dir.join(&stage.name).with_file_name("state.bin")).collect())
     }
 
     /// Whether the stages are `planned`, those of the settings.
@@ -251,6 +283,13 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// Learning rates, each behind the folder of the stages that train at it.
+fn rates(config: &Config) -> Vec<(String, f64)> {
+    let controls = config.sft.controls.iter().zip(1..).map(|(control, n)| (format!("control-{n}"), control.lr));
+    let iterations = (1..=config.game.iterations).map(|k| (format!("iter-{k}"), *config.train.lr.of(k)));
+    std::iter::once(("iter-0".to_owned(), config.sft.lr)).chain(controls).chain(iterations).collect()
 }
 
 /// SHA-256 of a file, in hexadecimal.

@@ -59,6 +59,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod train;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,6 +76,7 @@ use topspin_model::source::{ModelFiles, ModelSource};
 use crate::config::Config;
 pub use error::RunError;
 pub use evaluate::Generation;
+pub use guard::Fired;
 use items::Items;
 pub use manifest::{Input, Inputs, Manifest, Records, Stage, State};
 pub use observer::{Observer, Silent};
@@ -107,21 +109,13 @@ pub fn run<D: Device + Clone>(
     stop: &AtomicBool,
 ) -> Result<Summary, RunError> {
     let mut run = Run::open(device, precision, config, observer, stop)?;
-    let mut played = None;
     for work in std::mem::take(&mut run.plan) {
         if until == Until::Supervised && work.is_played() {
             break;
         }
         run.stage(&work)?;
-        match work {
-            Work::SelfPlay(round) => played = Some(round.iteration),
-            Work::Figures(_) => {
-                if let Some(k) = played {
-                    run.guard(k)?;
-                }
-                run.name_best()?;
-            }
-            _ => {}
+        if let Work::Figures(_) = work {
+            run.name_best()?;
         }
     }
     run.summary()
@@ -173,6 +167,8 @@ struct Done {
     files: Vec<String>,
     /// Results in short.
     figures: Map<String, Value>,
+    /// Guards that fired.
+    guards: Vec<Fired>,
 }
 
 impl Done {
@@ -180,7 +176,12 @@ impl Done {
         let Ok(Value::Object(figures)) = serde_json::to_value(figures) else {
             unreachable!("figures are structs of numbers")
         };
-        Self { files: files.into_iter().collect(), figures }
+        Self { files: files.into_iter().collect(), figures, guards: Vec::new() }
+    }
+
+    /// With guards that fired.
+    fn guarded(self, guards: Vec<Fired>) -> Self {
+        Self { guards, ..self }
     }
 }
 
@@ -197,7 +198,7 @@ impl<D: Device + Clone> Run<'_, D> {
             let done = done?;
             let hash = |file: String| Ok((file.clone(), manifest::sha256_of_file(&self.dir.join(file))?));
             let files = done.files.into_iter().map(hash).collect::<Result<_, RunError>>()?;
-            self.manifest.finish(&name, files, done.figures);
+            self.manifest.finish(&name, files, done.figures, done.guards);
             self.manifest.write(&self.dir)?;
         }
         // Only now, and again if a kill was quicker: until the manifest says otherwise, a stage goes on from these.

@@ -55,9 +55,10 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         let files = DataFiles::find(&config)?;
         let inputs = inputs(&base, &files)?;
         let old = if begun { Some(Manifest::read(&dir)?) } else { None };
+        let mut void = Vec::new();
         if let Some(old) = &old {
             old.check_same_inputs(&inputs, &dir)?;
-            old.check_same_config(&config, &dir)?;
+            void = old.check_same_config(&config, &dir)?;
             old.check_artefacts(&dir)?;
         }
         let date = old.as_ref().map_or_else(|| base.dialect.template().and_then(ChatTemplate::date), |old| old.date);
@@ -74,6 +75,8 @@ impl<'a, D: Device + Clone> Run<'a, D> {
             }
             None => Manifest::new(config.game.seed, inputs, date, stages),
         };
+        // Before `config.toml` says otherwise: a stage must end as if it had begun with the settings that stand there.
+        void.iter().filter(|state| state.exists()).try_for_each(|state| topspin_files::remove_file(state))?;
         // Settings that change no artefact may differ from call to call: the file tells the last one's.
         let (path, text) = (dir.join("config.toml"), config.to_toml());
         if !begun || topspin_files::read_to_string(&path)? != text {

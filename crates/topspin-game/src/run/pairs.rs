@@ -4,16 +4,17 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
+use topspin_eval::distinct_runs;
 use topspin_kernels::device::Device;
 use topspin_model::decoder::{Keep, Tape};
 use topspin_rollout::Finish;
 
+use super::guard::of_pairs;
 use super::items::Item;
 use super::lines::{read_lines, write_lines};
 use super::lineup::Answerer;
 use super::round::Round;
-use super::{Done, Rollout, Run, RunError};
-use crate::metrics::Mean;
+use super::{Done, Rollout, Run, RunError, Stage, State};
 use crate::opponent::{Opponent, Player, Reference};
 use crate::pair::{Response, Tree};
 use crate::score::score;
@@ -31,6 +32,9 @@ pub struct Side {
     pub mean_tokens: f64,
     /// Share of them that were cut at the length limit.
     pub cut: f64,
+    /// Distinct pairs of tokens among all pairs of tokens, in one response to each prompt. None where all are of one token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distinct_2: Option<f64>,
 }
 
 /// Results of the stage.
@@ -49,32 +53,6 @@ pub struct PairFigures {
     /// Share of this iteration's pairs whose generated response is the longer one, equal ones counted by half: at 0 or
     /// 1 length alone tells real from generated.
     pub longer: f64,
-}
-
-impl PairFigures {
-    /// Those of an iteration, out of its rounds.
-    pub fn of_rounds(rounds: &[Self]) -> Self {
-        let sum = |of: &dyn Fn(&Self) -> usize| rounds.iter().map(of).sum::<usize>();
-        let mean = |side: &dyn Fn(&Self) -> Side, of: &dyn Fn(&Self) -> f64| {
-            // That of one round is its own to the bit.
-            let mut mean = Mean::default();
-            rounds.iter().for_each(|round| mean.push(side(round).responses as f64, of(round)));
-            mean.get()
-        };
-        let side = |side: &dyn Fn(&Self) -> Side| Side {
-            responses: sum(&|round| side(round).responses),
-            mean_tokens: mean(side, &|round| side(round).mean_tokens),
-            cut: mean(side, &|round| side(round).cut),
-        };
-        Self {
-            pairs: sum(&|round| round.pairs),
-            identical: sum(&|round| round.identical),
-            mixed: sum(&|round| round.mixed),
-            real: side(&|round| round.real),
-            generated: side(&|round| round.generated),
-            longer: mean(&|round| round.generated, &|round| round.longer),
-        }
-    }
 }
 
 /// A response whose log-probabilities are not all known yet.
@@ -215,7 +193,17 @@ impl<D: Device + Clone> Run<'_, D> {
             generated.mean_tokens,
             100.0 * generated.cut
         ));
-        Ok(Done::new([file], &figures))
+        let before = self.last_pairs()?;
+        let fired = of_pairs(&self.config.guard, &figures, before.as_ref());
+        self.warn_of(&name, &fired);
+        Ok(Done::new([file], &figures).guarded(fired))
+    }
+
+    /// Figures of the pairs that were made last, if any were.
+    fn last_pairs(&self) -> Result<Option<PairFigures>, RunError> {
+        let made = |stage: &&Stage| stage.state == State::Done && stage.name.ends_with("/pairs");
+        let last = self.manifest.stages.iter().rfind(made);
+        last.map_or(Ok(None), |last| self.figures_of(&last.name))
     }
 
     /// A file of rollouts that not every round has.
@@ -303,21 +291,28 @@ impl<'a> Garden<'a> {
 }
 
 /// How real and generated responses look, and how often the generated one is the longer.
-fn sides(items: &HashMap<usize, &Item>, rollouts: &[Rollout]) -> (Side, Side, f64) {
-    let side = |responses: &mut dyn Iterator<Item = (usize, Finish)>| {
-        let (mut responses_seen, mut tokens, mut cut) = (0, 0, 0);
-        for (len, finish) in responses {
-            responses_seen += 1;
-            tokens += len;
-            cut += usize::from(finish == Finish::Length);
+fn sides<'a>(items: &HashMap<usize, &'a Item>, rollouts: &'a [Rollout]) -> (Side, Side, f64) {
+    let side = |responses: Vec<(&[u32], Finish)>, one_each: Vec<&[u32]>| {
+        let share = |part: usize| part as f64 / responses.len() as f64;
+        Side {
+            responses: responses.len(),
+            mean_tokens: share(responses.iter().map(|(token_ids, _)| token_ids.len()).sum()),
+            cut: share(responses.iter().filter(|(_, finish)| *finish == Finish::Length).count()),
+            distinct_2: distinct_runs(&one_each, 2).ok().map(|figure| figure.value),
         }
-        let share = |part: usize| part as f64 / responses_seen as f64;
-        Side { responses: responses_seen, mean_tokens: share(tokens), cut: share(cut) }
     };
-    let mut lines: Vec<usize> = rollouts.iter().map(|rollout| rollout.line).collect();
-    lines.dedup();
-    let real = side(&mut lines.iter().map(|line| (items[line].real.len(), items[line].finish)));
-    let generated = side(&mut rollouts.iter().map(|r| (r.response.token_ids.len(), r.response.finish)));
+    let tokens = |rollout: &'a Rollout| &rollout.response.token_ids[..];
+    let mut firsts: Vec<&Rollout> = rollouts.iter().collect();
+    firsts.dedup_by_key(|rollout| rollout.line);
+    let prompts: Vec<&Item> = firsts.iter().map(|rollout| items[&rollout.line]).collect();
+    let real = side(
+        prompts.iter().map(|item| (&item.real[..], item.finish)).collect(),
+        prompts.iter().map(|item| &item.real[..]).collect(),
+    );
+    let generated = side(
+        rollouts.iter().map(|rollout| (tokens(rollout), rollout.response.finish)).collect(),
+        firsts.into_iter().map(tokens).collect(),
+    );
     let longer = rollouts.iter().map(|r| match r.response.token_ids.len().cmp(&items[&r.line].real.len()) {
         Ordering::Less => 0.0,
         Ordering::Equal => 0.5,

@@ -7,7 +7,7 @@ use topspin_eval::{Figure, Report};
 use topspin_kernels::device::Device;
 
 use super::lines::read_json;
-use super::{Manifest, Run, RunError, State};
+use super::{Fired, Manifest, Run, RunError, State};
 use crate::config::{Config, Goal};
 
 /// One line of the table.
@@ -30,6 +30,8 @@ pub struct Summary {
     pub goal: Goal,
     /// The stages that were evaluated, in order.
     pub rows: Vec<Row>,
+    /// Guards that fired, with the stage of each.
+    pub guards: Vec<(String, Fired)>,
 }
 
 impl Summary {
@@ -48,7 +50,8 @@ impl Summary {
             Ok(Row { folder: folder.into(), report })
         };
         let rows = folders.map(row).collect::<Result<_, RunError>>()?;
-        Ok(Self { dir: dir.into(), metric: config.eval.best.clone(), goal: config.eval.goal, rows })
+        let guards = manifest.guards().map(|(stage, fired)| (stage.to_owned(), fired.clone())).collect();
+        Ok(Self { dir: dir.into(), metric: config.eval.best.clone(), goal: config.eval.goal, rows, guards })
     }
 
     /// The row of the best model among the supervised one and the iterations; of equal ones the earliest.
@@ -133,14 +136,22 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let table = self.table();
+        let table = if self.rows.is_empty() { Vec::new() } else { self.table() };
         let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<_> = (0..table[0].len()).map(width).collect();
+        let widths: Vec<_> = (0..table.first().map_or(0, Vec::len)).map(width).collect();
         for row in &table {
             let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
             writeln!(f, "{}", cells.join("  ").trim_end())?;
         }
-        self.verdict().map_or(Ok(()), |verdict| writeln!(f, "\n{verdict}"))
+        if let Some(verdict) = self.verdict() {
+            writeln!(f, "\n{verdict}")?;
+        }
+        if !self.guards.is_empty() {
+            let told: Vec<_> = self.guards.iter().map(|(stage, fired)| fired.told(stage)).collect();
+            let gap = if self.rows.is_empty() { "" } else { "\n" };
+            writeln!(f, "{gap}guards that fired:\n{}", told.join("\n"))?;
+        }
+        Ok(())
     }
 }
 

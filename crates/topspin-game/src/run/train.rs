@@ -12,8 +12,10 @@ use topspin_model::checkpoint::{SaveDtype as Dtype, save_folder};
 use topspin_model::decoder::{Decoder, Keep};
 use topspin_model::source::ModelSource;
 
+use super::guard::of_losses;
 use super::lines::{Lines, read_lines};
 use super::round::{Round, iteration_of};
+use super::watch::{Exploding, Scale, Watch};
 use super::{BASE, Done, Run, RunError};
 use crate::config::{OptimizerKind, SaveDtype};
 use crate::metrics::{GameMetrics, StepMetrics, Throughput};
@@ -22,7 +24,7 @@ use crate::optimizer::{OptimizerSettings, Rule, matrices};
 use crate::order::{Batches, Position, singly};
 use crate::pair::{Example, Pair, Tree, all_pairs, siblings};
 use crate::schedule::{Schedule, Shape, Warmup};
-use crate::trainer::{Step, TrainError, TrainSettings, Trainer};
+use crate::trainer::{Gradient, Step, TrainError, TrainSettings, Trainer};
 
 /// Number of the supervised stage in random draws.
 const SUPERVISED: u64 = 0;
@@ -53,14 +55,21 @@ impl Lessons {
         }
     }
 
-    fn step<D: Device>(&self, trainer: &mut Trainer<D>, chosen: &[usize]) -> Result<Step, TrainError> {
+    fn gradient<D: Device>(&self, trainer: &mut Trainer<D>, chosen: &[usize]) -> Result<Gradient, TrainError> {
         match self {
-            Self::Supervised(examples) => trainer.sft_step(examples, chosen),
+            Self::Supervised(examples) => trainer.sft_gradient(examples, chosen),
             Self::Game { trees, pairs, loss, .. } => {
                 let pairs: Vec<_> = chosen.iter().map(|&index| pairs[index]).collect();
-                trainer.spin_step(trees, &pairs, loss)
+                trainer.spin_gradient(trees, &pairs, loss)
             }
         }
+    }
+
+    /// What rewards are measured by.
+    fn scale(&self) -> Option<Scale> {
+        let Self::Game { trees, loss, .. } = self else { return None };
+        let tokens: usize = trees.iter().map(|tree| tree.real.token_ids.len()).sum();
+        Some(Scale { beta: loss.beta, real_tokens: tokens as f64 / trees.len() as f64 })
     }
 }
 
@@ -203,8 +212,8 @@ impl<D: Device + Clone> Run<'_, D> {
         let (game, train) = (&self.config.game, &self.config.train);
         let together = *train.pairs_per_prompt.of(k);
         let earlier = round.earlier();
-        let results =
-            earlier.iter().map(|folder| self.figures_of(&format!("{folder}/train"))).collect::<Result<_, _>>()?;
+        let results = earlier.iter().filter_map(|folder| self.figures_of(&format!("{folder}/train")).transpose());
+        let results = results.collect::<Result<_, _>>()?;
         let course = Course {
             folder,
             before,
@@ -242,23 +251,40 @@ impl<D: Device + Clone> Run<'_, D> {
             return Err(RunError::StateWithoutMetrics { state, metrics: path("metrics.partial.jsonl") });
         }
         let (mut clock_lines, _) = Lines::resume::<IgnoredAny>(&path("throughput.partial.jsonl"), done)?;
+        let mut watch = Watch::new(self.config.guard, total, course.lessons.scale());
+        for metrics in &kept {
+            watch.step(metrics);
+        }
         drop(kept);
 
         let mut batches = batches(start);
         let mut worked = Throughput::default();
         self.observer.begin(&name, "steps", total as usize, done);
-        while let Some(chosen) = batches.next() {
-            let Step { metrics, throughput } = course.lessons.step(&mut trainer, &chosen)?;
+        loop {
+            let before = batches.position();
+            let Some(chosen) = batches.next() else { break };
+            let gradient = course.lessons.gradient(&mut trainer, &chosen)?;
+            if let Some(problem) = divergence(&gradient, &watch) {
+                // What is not finite itself is no better than what was saved before.
+                if trainer.steps() > 0 && trainer.is_finite() {
+                    metric_lines.sync()?;
+                    trainer.save_state(&state, &name, before)?;
+                }
+                return Err(self.diverged(&course, trainer.steps() + 1, problem));
+            }
+            let Step { metrics, throughput } = trainer.apply(gradient)?;
             metric_lines.push(&metrics)?;
             clock_lines.push(&self.throughput_line(metrics.step, throughput))?;
             worked += throughput;
             let done = metrics.step as usize - first;
             self.observer.advance(done, &note(&metrics));
+            let fired = watch.step(&metrics);
+            fired.iter().for_each(|fired| self.observer.warn(&fired.told(&name)));
             let stop = self.check_stop(&name);
             let every = self.config.train.checkpoint_every;
             let due = every > 0 && done.is_multiple_of(every);
             let is_last = done == total as usize;
-            if !is_last && (stop.is_err() || due) {
+            if !is_last && (stop.is_err() || due) && trainer.is_finite() {
                 // A state without its lines would be of no use after a power cut.
                 metric_lines.sync()?;
                 trainer.save_state(&state, &name, batches.position())?;
@@ -266,6 +292,9 @@ impl<D: Device + Clone> Run<'_, D> {
             if !is_last {
                 stop?;
             }
+        }
+        if !trainer.is_finite() {
+            return Err(self.diverged(&course, trainer.steps(), Divergence::Parameters));
         }
         if course.part.left > 0 {
             // The next part goes on from it.
@@ -285,8 +314,31 @@ impl<D: Device + Clone> Run<'_, D> {
         if total > 0 {
             self.observer.say(&format!("{name}: {}{}", figures.sentence(), self.speed(worked)));
         }
+        let rose = of_losses(figures.first_loss, figures.loss);
+        self.warn_of(&name, rose.as_slice());
+        let fired = watch.fired().into_iter().chain(rose).collect();
         let figures = if course.part.left > 0 { figures } else { figures.after(course.part.results) };
-        Ok(Done::new([format!("{}/metrics.jsonl", course.folder)], &figures))
+        Ok(Done::new([format!("{}/metrics.jsonl", course.folder)], &figures).guarded(fired))
+    }
+
+    /// The end of a stage whose step `step` must not be made, or must not have been made.
+    fn diverged(&self, course: &Course, step: u32, divergence: Divergence) -> RunError {
+        let stage = format!("{}/train", course.folder);
+        let (problem, mut go_on) = (divergence.sentence(step, &stage), String::new());
+        if let Divergence::Exploding(_) = divergence {
+            go_on = format!("; with a larger `guard.gradient`, or 0, it goes on from step {}", step - 1);
+        }
+        let rate = match (course.number, course.iteration) {
+            (SUPERVISED, _) => "lower `sft.lr`".into(),
+            (CONTROL, _) => "lower `lr` in `sft.controls`".into(),
+            // What earlier iterations were trained at is settled.
+            (_, 1) => "lower `train.lr`".into(),
+            (_, k) => {
+                let rates: Vec<_> = (1..=self.config.game.iterations).map(|k| self.config.train.lr.of(k)).collect();
+                format!("lower value for iteration {k} in `train.lr` = {rates:?}")
+            }
+        };
+        RunError::Diverged { problem, rate, go_on }
     }
 
     /// Puts the trainer of a course where the course stands: at its last saved state, or where the part before it ended.
@@ -389,6 +441,42 @@ impl<D: Device + Clone> Run<'_, D> {
         }
         let (rate, mfu) = (worked.tokens_per_second(), 100.0 * worked.flops_per_second() / self.rate);
         format!("; {rate:.0} tokens/s, {mfu:.0}% of the product rate")
+    }
+}
+
+/// A way in which training gets lost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Divergence {
+    /// The loss of a step is not finite.
+    Loss,
+    /// Its gradient is not finite.
+    Gradient,
+    /// Its gradient is far longer than usual.
+    Exploding(Exploding),
+    /// The parameters behind it are not finite.
+    Parameters,
+}
+
+impl Divergence {
+    fn sentence(self, step: u32, stage: &str) -> String {
+        let of = format!("of step {step} of `{stage}`");
+        match self {
+            Self::Loss => format!("the loss {of} is not a finite number"),
+            Self::Gradient => format!("the gradient {of} is not finite"),
+            Self::Exploding(Exploding { norm, usual }) => {
+                format!("the gradient {of} has the norm {norm:.3e}, {:.0} times the usual {usual:.3e}", norm / usual)
+            }
+            Self::Parameters => format!("the parameters behind step {step} of `{stage}` are not finite"),
+        }
+    }
+}
+
+/// Why the step of a gradient must not be made.
+fn divergence(gradient: &Gradient, watch: &Watch) -> Option<Divergence> {
+    match gradient {
+        Gradient { loss, .. } if !loss.is_finite() => Some(Divergence::Loss),
+        Gradient { norm, .. } if !norm.is_finite() => Some(Divergence::Gradient),
+        Gradient { norm, .. } => watch.exploding(*norm).map(Divergence::Exploding),
     }
 }
 

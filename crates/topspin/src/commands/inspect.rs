@@ -32,6 +32,9 @@ pub struct Args {
     json: bool,
 }
 
+/// The fact about a run that stands in sentences below its table.
+const TOLD_BELOW: &str = "guards";
+
 /// Looks and prints.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let path = Path::new(&args.path);
@@ -47,7 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     output::print(|out| {
         writeln!(out, "{:<22} {kind}", "kind")?;
-        for (key, value) in &facts {
+        for (key, value) in facts.iter().filter(|(key, _)| *key != TOLD_BELOW) {
             writeln!(out, "{:<22} {}", key.replace('_', " "), plain(value))?;
         }
         if text.is_empty() { Ok(()) } else { write!(out, "\n{text}") }
@@ -138,7 +141,14 @@ fn run_folder(dir: &Path) -> anyhow::Result<(Map<String, Value>, String)> {
             }
         }
     }
-    let summary = Summary { dir: dir.into(), metric: config.eval.best, goal: config.eval.goal, rows };
+    let guards: Vec<_> = manifest.guards().map(|(stage, fired)| (stage.to_owned(), fired.clone())).collect();
+    let told = guards.iter().map(|(stage, fired)| {
+        let mut told = Map::from_iter([("stage".to_owned(), json!(stage))]);
+        told.extend(fields(fired));
+        told
+    });
+    let told: Vec<_> = told.collect();
+    let summary = Summary { dir: dir.into(), metric: config.eval.best, goal: config.eval.goal, rows, guards };
     let next = manifest.stages.iter().find(|stage| stage.state != State::Done).map(|stage| &stage.name);
     let done = manifest.stages.iter().filter(|stage| stage.state == State::Done).count();
     let facts = json!({
@@ -150,8 +160,9 @@ fn run_folder(dir: &Path) -> anyhow::Result<(Map<String, Value>, String)> {
         "stages": manifest.stages.len(),
         "next_stage": next,
         "best": summary.best().map(|row| &row.folder),
+        TOLD_BELOW: told,
     });
-    Ok((fields(&facts), if summary.rows.is_empty() { String::new() } else { summary.to_string() }))
+    Ok((fields(&facts), summary.to_string()))
 }
 
 /// A value as a person reads it.

@@ -205,7 +205,8 @@ fn opponents_of_several_models_gain_one_in_a_round() {
     fixture.play("history", &with(&sets, &["game.opponent=history", "game.objective=triplet"])).unwrap();
     let players = |round: usize| {
         let rollouts = lines(&fixture.path(&format!("history/iter-1/round-{round}/rollouts.jsonl")));
-        let mut players: Vec<_> = rollouts.iter().map(|line| line["player"].as_str().unwrap_or("").to_owned()).collect();
+        let mut players: Vec<_> =
+            rollouts.iter().map(|line| line["player"].as_str().unwrap_or("").to_owned()).collect();
         players.sort();
         players.dedup();
         players

@@ -11,6 +11,8 @@ use topspin_game::opponent::Opponent;
 
 /// The definition of the tables.
 const SOURCE: &str = include_str!("../../../../topspin-game/src/config/mod.rs");
+/// The definition of `[guard]`.
+const GUARD: &str = include_str!("../../../../topspin-game/src/config/guard.rs");
 /// The definition of [`topspin_data::RecordShape`].
 const DATA: &str = include_str!("../../../../topspin-data/src/shape.rs");
 /// The definition of [`topspin_game::schedule::Shape`].
@@ -30,6 +32,7 @@ struct Item {
 /// The tables of the configuration as a chapter of the reference.
 pub fn chapter() -> String {
     let mut items = items(SOURCE);
+    items.extend(self::items(GUARD));
     items.extend(self::items(SCHEDULE).remove_entry("Shape"));
     items.extend(self::items(DATA).remove_entry("RecordShape"));
     items.insert("Objective".into(), objectives());
