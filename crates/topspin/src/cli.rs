@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, chat, completions, data, eval, export, generate, inspect, quickstart, run, score, sft};
+use crate::commands::{bench, chat, completions, data, eval, export, generate, inspect, lab, quickstart, run, score, sft};
 use crate::log::LogFlags;
 
 /// Fine-tunes language models by self-play (SPIN): the model answers your prompts, then learns to prefer the answers in
@@ -47,6 +47,7 @@ pub enum Command {
     Inspect(inspect::Args),
     Data(data::Args),
     Bench(bench::Args),
+    Lab(lab::Args),
     Completions(completions::Args),
     /// Print docs/reference.md
     #[command(hide = true)]
