@@ -28,6 +28,7 @@ Examples:
   topspin eval --model M --data test.jsonl                       How good is the model?
   topspin chat --model M                                         Talk to it
   topspin export runs/game --output my-model                     Hand it on
+  topspin lab tables --objective all                             What does theory say?
 
 A model is a Hugging Face folder, a GGUF file, or `hf:ORG/NAME` from the Hugging Face Hub.
 A data file is JSON lines, JSON, CSV, TSV or Parquet: `prompt` (or `messages`) and `response`.

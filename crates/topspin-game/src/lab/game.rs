@@ -24,9 +24,6 @@ pub(super) struct Game<'a> {
     pub tokens: &'a [usize],
 }
 
-/// How far `beta` times a log-ratio of a response that the data have may go before the policy counts as run away. To a
-/// minimum it is about the log-odds of "real or generated?", which no table here makes half as large.
-const FAR: f64 = 40.0;
 /// Step of the differences that second derivatives of a pair's cost are. Its error delays Newton's method; it does not move
 /// the minimum.
 const STEP: f64 = 1e-5;
@@ -108,10 +105,21 @@ impl Smooth for Game<'_> {
         through_softmax(&by_log_probs, slope.iter().sum(), &policy)
     }
 
-    fn ran_away(&self, logits: &[f64]) -> bool {
+    fn terms(&self, logits: &[f64]) -> Vec<f64> {
         let policy = log_softmax(logits);
-        let far = |y: usize| self.loss.beta * (policy[y] - self.reference[y]).abs() > FAR;
-        (0..policy.len()).any(|y| self.real[y] > 0.0 && far(y))
+        let (mut terms, mut all) = (vec![0.0; policy.len()], 0.0);
+        self.each(|at, weight| {
+            let cost = self.cost(at, at.map(|y| policy[y]));
+            for (y, slope) in at.into_iter().zip(slopes(&cost)) {
+                terms[y] += weight * slope.abs();
+                all += weight * slope.abs();
+            }
+        });
+        terms.iter().zip(&policy).map(|(terms, log_prob)| terms + log_prob.exp() * all).collect()
+    }
+
+    fn may_vanish(&self, response: usize) -> bool {
+        self.real[response] == 0.0
     }
 }
 

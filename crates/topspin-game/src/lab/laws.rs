@@ -238,6 +238,36 @@ proptest! {
         }
     }
 
+    /// Of two responses, hinge sets the margin to 1, however near the data are: a step of 1 / beta.
+    #[test]
+    fn hinge_takes_a_step_of_one_over_beta(seed: u64, beta in 0.3..3.0f64) {
+        let world = World::random(1, 2, seed);
+        let away = error(&world.data, &world.base)[0];
+        prop_assume!(away.abs() > 1e-2);
+        let Iteration { policy, .. } = play(world.clone(), Objective::Hinge, beta).iterate(std::slice::from_ref(&world.base), 0);
+        let step = away - error(&world.data, &policy)[0];
+        prop_assert!((step - away.signum() / (2.0 * beta)).abs() < 1e-4, "{step} {away}");
+    }
+
+    /// APO-zero is `1 + sum (q - d) sigmoid(beta r)`: a response that the opponent gives too often is to vanish.
+    #[test]
+    fn apo_zero_has_no_minimum(world in world(), beta in 0.5..3.0f64) {
+        let play = play(world.clone(), Objective::ApoZero, beta);
+        prop_assert_eq!(play.iterate(std::slice::from_ref(&world.base), 0).found, Found::Steps);
+        let (data, base) = (world.data.probs(), world.base.probs());
+        let excess = |y: usize| base[0][y] - data[0][y];
+        let most = (0..base[0].len()).max_by(|&a, &b| excess(a).total_cmp(&excess(b))).unwrap();
+        let losses = [0.0, 5.0, 10.0, 15.0].map(|fall| {
+            // What it loses goes to a response that the opponent gives too seldom.
+            let least = (0..base[0].len()).min_by(|&a, &b| excess(a).total_cmp(&excess(b))).unwrap();
+            let mut rows = world.base.log_probs().to_vec();
+            rows[0][least] = (base[0][least] + base[0][most] * (1.0 - (-fall as f64).exp())).ln();
+            rows[0][most] -= fall;
+            play.loss(&Table::from_logits(rows))
+        });
+        prop_assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{losses:?}");
+    }
+
     /// The linear objective's loss falls without end along its gradient: each step changes logits by the same amount.
     #[test]
     fn linear_has_no_minimum(world in world(), beta in 0.3..3.0f64) {

@@ -9,8 +9,11 @@ pub(super) trait Smooth {
     fn gradient(&self, logits: &[f64]) -> (f64, Vec<f64>);
     /// Second derivatives.
     fn hessian(&self, logits: &[f64]) -> Vec<Vec<f64>>;
-    /// Whether these logits are so far off that there is no minimum to be found.
-    fn ran_away(&self, logits: &[f64]) -> bool;
+    /// For each logit, what the terms that its slope is the sum of come to without their signs. Rounding error is in
+    /// proportion to it.
+    fn terms(&self, logits: &[f64]) -> Vec<f64>;
+    /// Whether a response's minimum may lie at minus infinity.
+    fn may_vanish(&self, response: usize) -> bool;
 }
 
 /// How an iteration found its policy.
@@ -24,14 +27,21 @@ pub enum Found {
     Steps,
 }
 
-/// Steps of Newton's method before it is given up; a smooth minimum takes about ten, one at infinity up to a hundred.
+/// Steps of Newton's method before it is given up; a smooth minimum takes about ten, one at infinity thirty.
 const MOST_STEPS: usize = 200;
-/// After a Newton step this short, or one that promises this little, what is left is rounding error.
+/// After a Newton step this short what is left is rounding error;
 const SHORT: f64 = 1e-11;
+/// or after one that is short enough for the loss to be a parabola, and promises this little.
+const PARABOLA: f64 = 1e-6;
 const PROMISE: f64 = 1e-24;
-/// A slope this small, along which there is no more than this curvature, is none.
-const FLAT_SLOPE: f64 = 1e-13;
-const FLAT_CURVATURE: f64 = 1e-10;
+/// Slope and curvature of what is flat but for rounding error, over the size of its terms.
+const FLAT_SLOPE: f64 = 1e-14;
+const FLAT_CURVATURE: f64 = 1e-9;
+/// A slope along which a response has vanished.
+const VANISHED: f64 = 1e-13;
+/// Log-probabilities that are so far from where they began, and still move this much, run away.
+const AWAY: f64 = 25.0;
+const MOVES: f64 = 1e-2;
 /// Farthest that a step moves a logit: farther lie plateaus from which no slope leads back.
 const FARTHEST: f64 = 8.0;
 /// The share of the slope's promise that a step of steepest descent must keep.
@@ -40,13 +50,23 @@ const ARMIJO: f64 = 1e-4;
 /// Log-probabilities of least loss; none where they run away.
 pub(super) fn minimise(of: &impl Smooth, start: &[f64]) -> Option<(Vec<f64>, Found)> {
     let mut logits = start.to_vec();
+    let mut moves = f64::INFINITY;
     for _ in 0..MOST_STEPS {
         let (loss, gradient) = of.gradient(&logits);
-        if of.ran_away(&logits) {
-            return None;
-        }
-        let Some((step, convex)) = newton_step(&of.hessian(&logits), &gradient) else { break };
-        if longest(&step) < SHORT || convex && -dot(&step, &gradient) < PROMISE {
+        let hessian = of.hessian(&logits);
+        let terms = of.terms(&logits);
+        let rests = |y: usize| {
+            let flat = hessian[y][y].abs() <= FLAT_CURVATURE * terms[y] && gradient[y].abs() <= FLAT_SLOPE * terms[y];
+            flat || of.may_vanish(y) && gradient[y].abs() < VANISHED
+        };
+        // A shift of all logits changes nothing, so one may stay: the largest, for it does not run away.
+        let fixed = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]))?;
+        let free: Vec<_> = (0..logits.len()).filter(|&y| y != fixed && !rests(y)).collect();
+        let Some((step, convex)) = newton_step(&hessian, &gradient, &terms, &free) else {
+            return Some((log_softmax(&logits), Found::Descent));
+        };
+        let parabola = convex && longest(&step) < PARABOLA && -dot(&step, &gradient) < PROMISE;
+        if longest(&step) < SHORT || parabola {
             let found = if convex { Found::Minimum } else { Found::Descent };
             return Some((log_softmax(&moved(&logits, &step, 1.0)), found));
         }
@@ -64,12 +84,14 @@ pub(super) fn minimise(of: &impl Smooth, start: &[f64]) -> Option<(Vec<f64>, Fou
             let slope = ARMIJO * dot(&gradient, &gradient);
             halvings(FARTHEST / longest(&down)).find_map(|scale| lower(&down, scale, loss - scale * slope))
         };
-        match by_newton.or_else(steepest) {
-            Some(better) => logits = better,
-            None => break,
-        }
+        let Some(better) = by_newton.or_else(steepest) else {
+            return Some((log_softmax(&logits), Found::Descent));
+        };
+        moves = farthest(&logits, &better);
+        logits = better;
     }
-    Some((log_softmax(&logits), Found::Descent))
+    let away = farthest(&log_softmax(start), &log_softmax(&logits)) > AWAY && moves > MOVES;
+    (!away).then(|| (log_softmax(&logits), Found::Descent))
 }
 
 /// Log-probabilities after `steps` steps down the gradient, each `step_size` times as long as it.
@@ -87,6 +109,10 @@ fn halvings(scale: f64) -> impl Iterator<Item = f64> {
     (0..50).map(move |halvings| scale * 0.5f64.powi(halvings))
 }
 
+fn farthest(from: &[f64], to: &[f64]) -> f64 {
+    from.iter().zip(to).fold(0.0, |farthest, (from, to)| farthest.max((from - to).abs()))
+}
+
 fn longest(step: &[f64]) -> f64 {
     step.iter().fold(0.0, |longest, s| longest.max(s.abs()))
 }
@@ -100,15 +126,19 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// Newton's step, and whether the loss is convex here; where it is not, the curvature is raised until the step goes down.
-/// Nothing where all is flat. The last logit stays, since a shift of all changes nothing.
-fn newton_step(hessian: &[Vec<f64>], gradient: &[f64]) -> Option<(Vec<f64>, bool)> {
-    let flat = |i: &usize| hessian[*i][*i].abs() < FLAT_CURVATURE && gradient[*i].abs() < FLAT_SLOPE;
-    let free: Vec<usize> = (0..gradient.len() - 1).filter(|i| !flat(i)).collect();
+/// Nothing where no logit is `free`.
+fn newton_step(
+    hessian: &[Vec<f64>],
+    gradient: &[f64],
+    terms: &[f64],
+    free: &[usize],
+) -> Option<(Vec<f64>, bool)> {
     if free.is_empty() {
         return None;
     }
     // In units in which each diagonal element is 1, a response of small probability counts like any other.
-    let units: Vec<f64> = free.iter().map(|&i| hessian[i][i].abs().max(FLAT_CURVATURE).sqrt().recip()).collect();
+    let unit = |&i: &usize| hessian[i][i].abs().max(FLAT_CURVATURE * terms[i]).sqrt().recip();
+    let units: Vec<f64> = free.iter().map(unit).collect();
     let down: Vec<f64> = free.iter().zip(&units).map(|(&i, unit)| -gradient[i] * unit).collect();
     let raised = [0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4].into_iter().find_map(|by| {
         let element = |a: usize, b: usize| {

@@ -75,7 +75,13 @@ impl Smooth for PolicyStep {
         through_softmax(&matrix, (0..n).map(slope).sum(), &policy)
     }
 
-    fn ran_away(&self, _: &[f64]) -> bool {
+    fn terms(&self, logits: &[f64]) -> Vec<f64> {
+        let policy = log_softmax(logits);
+        let (value, gains) = (self.value(&policy), self.gains(&policy));
+        policy.iter().zip(gains).map(|(log_prob, gain)| log_prob.exp() * (gain.abs() + value.abs())).collect()
+    }
+
+    fn may_vanish(&self, _: usize) -> bool {
         false
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use topspin_game::lab::{Descent, Expectation, Play, Table, World};
+use topspin_game::lab::{Descent, Expectation, Found, Iteration, Play, Table, World};
 use topspin_game::objective::{Additions, Loss, Objective};
 use topspin_game::opponent::{Opponent, Weights};
 
@@ -62,7 +62,17 @@ fn play(objective: Objective, beta: f64) -> Play {
 
 /// KL(data || p) by iteration.
 fn line(name: String, play: &Play, iterations: usize) -> Line {
-    let policies = play.run(iterations).into_iter().map(|iteration| iteration.policy);
+    of_policies(name, play, play.run(iterations).into_iter())
+}
+
+/// The same, as long as an iteration ends at a minimum: not where probabilities are so small that rounding hides it.
+fn line_of_minima(name: String, play: &Play, iterations: usize) -> Line {
+    let minima = play.run(iterations).into_iter().take_while(|iteration| iteration.found == Found::Minimum);
+    of_policies(name, play, minima)
+}
+
+fn of_policies(name: String, play: &Play, iterations: impl Iterator<Item = Iteration>) -> Line {
+    let policies = iterations.map(|iteration| iteration.policy);
     let divergences = [play.world.base.clone()].into_iter().chain(policies).map(|policy| play.world.data.kl(&policy));
     Line { name, points: finite(divergences.enumerate().map(|(at, kl)| [at as f64, kl])) }
 }
@@ -85,8 +95,8 @@ fn drawn(title: &str, what: &str, charts: Vec<Chart>) -> Figure {
 const KL: &str = "KL(data || p)";
 
 fn betas() -> Figure {
-    let lines = [0.4, 0.5, 0.7, 1.0, 2.0, 5.0];
-    let lines = lines.map(|beta| line(format!("beta {beta}"), &play(Objective::Logistic, beta), 10));
+    let lines = [0.5, 0.45, 0.7, 1.0, 2.0, 5.0];
+    let lines = lines.map(|beta| line_of_minima(format!("beta {beta}"), &play(Objective::Logistic, beta), 10));
     drawn(
         "Beta is an inverse step length",
         "logistic against the latest model, exact minimum of each iteration",
@@ -96,12 +106,15 @@ fn betas() -> Figure {
 
 fn objectives() -> Figure {
     let chart = |y_label: &str, objectives: &[Objective]| {
-        let lines = objectives.iter().map(|&objective| line(name(objective), &play(objective, 1.0), 10));
+        let lines = objectives.iter().map(|&objective| match objective {
+            Objective::LengthNormalized => line(format!("{}, beta 6", name(objective)), &play(objective, 6.0), 10),
+            _ => line(name(objective), &play(objective, 1.0), 10),
+        });
         by_iteration(y_label, lines.collect())
     };
     let (settling, other): (Vec<_>, Vec<_>) = Objective::ALL.iter().partition(|objective| {
-        use Objective::{ApoZero, Hinge, LengthNormalized, Linear, Triplet};
-        ![ApoZero, Hinge, LengthNormalized, Linear, Triplet].contains(objective)
+        use Objective::{ApoZero, Hinge, Linear, Triplet};
+        ![ApoZero, Hinge, Linear, Triplet].contains(objective)
     });
     drawn(
         "Objectives",
@@ -174,13 +187,13 @@ fn opponents() -> Figure {
     let chart = |beta: f64| {
         let opponents = Opponent::ALL.into_iter().filter(|&opponent| opponent != Opponent::Data);
         let game = |opponent| Play { opponent, ..play(Objective::Logistic, beta) };
-        let lines = opponents.map(|opponent| line(name(opponent), &game(opponent), 15));
+        let lines = opponents.map(|opponent| line_of_minima(name(opponent), &game(opponent), 12));
         by_iteration(&format!("KL(data || p), beta {beta}"), lines.collect())
     };
     drawn(
         "Opponents",
         "logistic, exact minimum of each iteration; average with decay 0.5, mixture of weight 0.3",
-        vec![chart(0.4), chart(2.0)],
+        vec![chart(0.45), chart(2.0)],
     )
 }
 
