@@ -32,7 +32,8 @@ fn the_figures_of_the_tables_are_current() {
 #[test]
 fn every_objective_and_opponent_plays() {
     let sandbox = Sandbox::new();
-    let played = json(&sandbox, "tables --objective all --opponent all --beta 1,2 --iterations 3 --prompts 2 --responses 4");
+    let played =
+        json(&sandbox, "tables --objective all --opponent all --beta 1,2 --iterations 3 --prompts 2 --responses 4");
     let games = played["games"].as_array().unwrap();
     assert_eq!(games.len(), 10 * 7 * 2);
     for game in games {
@@ -56,7 +57,8 @@ fn every_objective_and_opponent_plays() {
 #[test]
 fn samples_and_additions_count() {
     let sandbox = Sandbox::new();
-    let last = |line: &str| *divergences(&json(&sandbox, &format!("tables --beta 1 {line}"))["games"][0]).last().unwrap();
+    let last =
+        |line: &str| *divergences(&json(&sandbox, &format!("tables --beta 1 {line}"))["games"][0]).last().unwrap();
     let (few, many) = (last("--samples 20"), last("--samples 20000"));
     assert!(many < 0.1 * few, "{few} {many}");
     assert_eq!(last("--samples 20"), few);

@@ -204,7 +204,13 @@ impl Chart {
         Ok(())
     }
 
-    fn write_line(&self, svg: &mut String, at: usize, x_of: impl Fn(f64) -> f64, y_of: impl Fn(f64) -> f64) -> fmt::Result {
+    fn write_line(
+        &self,
+        svg: &mut String,
+        at: usize,
+        x_of: impl Fn(f64) -> f64,
+        y_of: impl Fn(f64) -> f64,
+    ) -> fmt::Result {
         let line = &self.lines[at];
         let points: Vec<_> = line.points.iter().map(|&[x, y]| format!("{:.1},{:.1}", x_of(x), y_of(y))).collect();
         writeln!(svg, "<polyline class=\"line{at}\" points=\"{}\"/>", points.join(" "))?;
@@ -245,7 +251,11 @@ impl Scale {
                 // At most about eight of them.
                 let step = ((high - low) / 8.0).ceil() as usize;
                 let ticks = (low as i32..=high as i32).step_by(step).map(|exponent| {
-                    let text = if (-3..4).contains(&exponent) { number(10f64.powi(exponent)) } else { format!("1e{exponent}") };
+                    let text = if (-3..4).contains(&exponent) {
+                        number(10f64.powi(exponent))
+                    } else {
+                        format!("1e{exponent}")
+                    };
                     (10f64.powi(exponent), text)
                 });
                 Self { vertical, ends: [low, high], ticks: ticks.collect() }

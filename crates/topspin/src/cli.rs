@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, chat, completions, data, eval, export, generate, inspect, lab, quickstart, run, score, sft};
+use crate::commands::{
+    bench, chat, completions, data, eval, export, generate, inspect, lab, quickstart, run, score, sft,
+};
 use crate::log::LogFlags;
 
 /// Fine-tunes language models by self-play (SPIN): the model answers your prompts, then learns to prefer the answers in

@@ -159,6 +159,10 @@ fn lists_have_a_value_for_each_iteration() {
         "train.lr",
         "train.epochs",
         "game.objective",
+        "game.opponent",
+        "game.history_decay",
+        "game.average_decay",
+        "game.mixture",
         "game.nll",
         "game.dpop",
         "game.label_smoothing",
@@ -167,7 +171,8 @@ fn lists_have_a_value_for_each_iteration() {
     ] {
         let one = match key {
             "game.objective" => "'logistic'",
-            "game.label_smoothing" => "0.1",
+            "game.opponent" => "'base'",
+            "game.average_decay" | "game.label_smoothing" => "0.1",
             _ => "1",
         };
         let list = |n: usize| format!("{key}=[{}]", vec![one; n].join(","));

@@ -51,7 +51,12 @@ impl Game<'_> {
     fn cost(&self, at: Indices, logps: [f64; 3]) -> PairLoss {
         let scored = |i: usize| {
             let (y, logp) = (at[i], logps[i]);
-            Scored { logp, log_ratio: logp - self.reference[y], base_log_ratio: logp - self.base[y], tokens: self.tokens[y] }
+            Scored {
+                logp,
+                log_ratio: logp - self.reference[y],
+                base_log_ratio: logp - self.base[y],
+                tokens: self.tokens[y],
+            }
         };
         let base = self.loss.needs().base_response.then(|| scored(2));
         self.loss.pair(&Triplet { real: scored(0), generated: scored(1), base })

@@ -127,12 +127,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// Newton's step, and whether the loss is convex here; where it is not, the curvature is raised until the step goes down.
 /// Nothing where no logit is `free`.
-fn newton_step(
-    hessian: &[Vec<f64>],
-    gradient: &[f64],
-    terms: &[f64],
-    free: &[usize],
-) -> Option<(Vec<f64>, bool)> {
+fn newton_step(hessian: &[Vec<f64>], gradient: &[f64], terms: &[f64], free: &[usize]) -> Option<(Vec<f64>, bool)> {
     if free.is_empty() {
         return None;
     }
@@ -141,9 +136,8 @@ fn newton_step(
     let units: Vec<f64> = free.iter().map(unit).collect();
     let down: Vec<f64> = free.iter().zip(&units).map(|(&i, unit)| -gradient[i] * unit).collect();
     let raised = [0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4].into_iter().find_map(|by| {
-        let element = |a: usize, b: usize| {
-            hessian[free[a]][free[b]] * units[a] * units[b] + if a == b { by } else { 0.0 }
-        };
+        let element =
+            |a: usize, b: usize| hessian[free[a]][free[b]] * units[a] * units[b] + if a == b { by } else { 0.0 };
         let matrix = (0..free.len()).map(|a| (0..free.len()).map(|b| element(a, b)).collect()).collect();
         Some((solve(matrix, &down)?, by == 0.0))
     });

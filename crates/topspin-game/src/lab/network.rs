@@ -110,7 +110,12 @@ impl<D: Device + Clone> Network<D> {
     pub fn world(&self) -> Result<World, NetworkError> {
         let data = self.data();
         let tokens = vec![vec![MOST_TOKENS; 1 + VALID.len()]; self.prompts.len()];
-        Ok(World { base: self.table(&self.decoder(self.base.clone(), Use::Forward))?, rejected: data.clone(), data, tokens })
+        Ok(World {
+            base: self.table(&self.decoder(self.base.clone(), Use::Forward))?,
+            rejected: data.clone(),
+            data,
+            tokens,
+        })
     }
 
     /// Plays the logistic game and gives the policy after each iteration as a table like those of [`world`](Self::world).
@@ -157,10 +162,12 @@ impl<D: Device + Clone> Network<D> {
                 });
             }
             // The first entry of a table is what is not valid; no real response is.
-            pairs.extend(samples.iter().zip(&drawn[prompt]).map(|(&generated, &real)| Pair {
-                tree: first + real - 1,
-                generated,
-            }));
+            pairs.extend(
+                samples
+                    .iter()
+                    .zip(&drawn[prompt])
+                    .map(|(&generated, &real)| Pair { tree: first + real - 1, generated }),
+            );
         }
         let mut trainer = Trainer::new(decoder, self.train_settings(settings.lr, settings.steps));
         for _ in 0..settings.steps {
@@ -294,7 +301,8 @@ fn responses(vocab_size: u32, is_stop: impl Fn(u32) -> bool) -> Vec<Vec<u32>> {
     for _ in 0..MOST_TOKENS {
         let longer: Vec<Vec<u32>> =
             open.iter().flat_map(|start| (0..vocab_size).map(move |id| [&start[..], &[id]].concat())).collect();
-        let (stopped, rest): (Vec<_>, Vec<_>) = longer.into_iter().partition(|ids| ids.last().is_some_and(|&id| is_stop(id)));
+        let (stopped, rest): (Vec<_>, Vec<_>) =
+            longer.into_iter().partition(|ids| ids.last().is_some_and(|&id| is_stop(id)));
         ended.extend(stopped);
         open = rest;
     }

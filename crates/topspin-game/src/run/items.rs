@@ -15,7 +15,7 @@ use topspin_rollout::Finish;
 
 use super::RunError;
 use super::manifest::Records;
-use crate::config::{Config, Data, Opponent, Turns, fetch};
+use crate::config::{Config, Data, Turns, fetch};
 use crate::pair::Example;
 
 /// Seed of the held-out share and of the test records drawn: not the run's, so that runs with other seeds are evaluated
@@ -36,7 +36,7 @@ pub struct Item {
     pub real: Vec<u32>,
     /// Whether the real response was cut.
     pub finish: Finish,
-    /// Tokens of the rejected response and whether it was cut, where the data play the opponent.
+    /// Tokens of the rejected response and whether it was cut, where the data play the opponent in some iteration.
     pub rejected: Option<(Vec<u32>, Finish)>,
     /// The whole conversation as something to imitate, where all turns of the assistant are.
     conversation: Option<Example>,
@@ -127,7 +127,7 @@ impl Items {
             records.read += found(&test);
             (test, train)
         };
-        if config.game.opponent == Opponent::Data && data.max_unusable == 0.0 {
+        if config.game.takes_rejected() && data.max_unusable == 0.0 {
             check_rejected(&train)?;
         }
         let mut encoder = Encoder::new(config, decoder, dialect);
@@ -243,7 +243,7 @@ struct Encoder<'a> {
     prompt_limit: usize,
     response_limit: usize,
     turns: Turns,
-    opponent: Opponent,
+    takes_rejected: bool,
     /// Whether a record that cannot be used is left out; else it is an error.
     tolerant: bool,
     unusable: Vec<Unusable>,
@@ -277,7 +277,7 @@ impl<'a> Encoder<'a> {
             prompt_limit: config.data.max_prompt_tokens,
             response_limit,
             turns: config.sft.turns,
-            opponent: config.game.opponent,
+            takes_rejected: config.game.takes_rejected(),
             tolerant: config.data.max_unusable > 0.0,
             unusable: Vec::new(),
             too_long: Vec::new(),
@@ -356,10 +356,7 @@ impl<'a> Encoder<'a> {
             Turns::Last => None,
             Turns::All => Some(self.conversation(&record, text)?),
         };
-        let rejected = match self.opponent {
-            Opponent::Model => None,
-            Opponent::Data => Some(self.rejected(&record, &prompt)?),
-        };
+        let rejected = if self.takes_rejected { Some(self.rejected(&record, &prompt)?) } else { None };
         Ok(Item { line: record.number, id: record.id, prompt, real, finish, rejected, conversation })
     }
 

@@ -4,9 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use topspin_game::lab::{
-    Descent, Expectation, Network, NetworkSettings, Play, Table, World, logistic_law,
-};
+use topspin_game::lab::{Descent, Expectation, Network, NetworkSettings, Play, Table, World, logistic_law};
 use topspin_game::objective::{Loss, Objective};
 use topspin_game::opponent::{Opponent, Weights};
 use topspin_kernels::cpu::Cpu;

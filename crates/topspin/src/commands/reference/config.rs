@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use serde::Serialize;
 use topspin_game::config::Config;
 use topspin_game::objective::Objective;
+use topspin_game::opponent::Opponent;
 
 /// The definition of the tables.
 const SOURCE: &str = include_str!("../../../../topspin-game/src/config/mod.rs");
@@ -13,6 +15,9 @@ const SOURCE: &str = include_str!("../../../../topspin-game/src/config/mod.rs");
 const DATA: &str = include_str!("../../../../topspin-data/src/shape.rs");
 /// The definition of [`topspin_game::schedule::Shape`].
 const SCHEDULE: &str = include_str!("../../../../topspin-game/src/schedule.rs");
+
+/// The definition of [`Opponent`].
+const OPPONENT: &str = include_str!("../../../../topspin-game/src/opponent.rs");
 
 /// A struct or an enum of the source: its comment, and its fields or variants.
 #[derive(Default)]
@@ -28,6 +33,7 @@ pub fn chapter() -> String {
     items.extend(self::items(SCHEDULE).remove_entry("Shape"));
     items.extend(self::items(DATA).remove_entry("RecordShape"));
     items.insert("Objective".into(), objectives());
+    items.insert("Opponent".into(), opponents());
     let defaults: BTreeMap<_, _> = Config::default().entries().into_iter().collect();
     let mut page = String::new();
     for (table, kind, _) in &items["Config"].members {
@@ -73,11 +79,21 @@ fn choices(item: &Item) -> String {
 
 /// The objectives, which a macro defines.
 fn objectives() -> Item {
-    let name = |objective| serde_json::to_value(objective).expect("an objective is a name");
-    let member = |&objective: &Objective| {
-        (name(objective).as_str().unwrap_or_default().to_owned(), String::new(), objective.about().into())
-    };
+    let member = |&objective: &Objective| (name(objective), String::new(), objective.about().into());
     Item { comment: String::new(), members: Objective::ALL.iter().map(member).collect() }
+}
+
+/// The opponents, whose names are of several words.
+fn opponents() -> Item {
+    let mut item = items(OPPONENT).remove("Opponent").expect("the source has it");
+    item.members.iter_mut().zip(Opponent::ALL).for_each(|(member, opponent)| member.0 = name(opponent));
+    item
+}
+
+/// What a value is called in a configuration.
+fn name(value: impl Serialize) -> String {
+    let value = serde_json::to_value(value).expect("it is a name");
+    value.as_str().expect("it is a name").to_owned()
 }
 
 /// The public structs and enums of a Rust source that is formatted by rustfmt.
