@@ -14,7 +14,7 @@ pub struct Figure {
     pub charts: Vec<Chart>,
 }
 
-/// One chart. Its horizontal axis has a tick at each value of the first line.
+/// One chart. Its horizontal axis has a tick at each value of the longest line.
 pub struct Chart {
     /// Quantity and unit of the horizontal axis.
     pub x_label: String,
@@ -172,7 +172,9 @@ impl Chart {
             writeln!(svg, "<text class=\"end\" x=\"{}\" y=\"{:.1}\">{text}</text>", LEFT - 8.0, y + 4.0)?;
         }
         writeln!(svg, "<path class=\"axis\" d=\"M{LEFT} {bottom}H{RIGHT}\"/>")?;
-        for &[value, _] in self.lines.first().map_or(&[][..], |line| &line.points) {
+        // Of equally long ones it is the first.
+        let longest = self.lines.iter().rev().max_by_key(|line| line.points.len());
+        for &[value, _] in longest.map_or(&[][..], |line| &line.points) {
             let x = x_of(value);
             writeln!(svg, "<path class=\"axis\" d=\"M{x:.1} {bottom}v5\"/>")?;
             writeln!(svg, "<text class=\"middle\" x=\"{x:.1}\" y=\"{}\">{}</text>", bottom + 19.0, number(value))?;

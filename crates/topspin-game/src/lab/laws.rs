@@ -425,3 +425,20 @@ proptest! {
         prop_assert!(off > 0.0 && off < 0.06, "{off}");
     }
 }
+
+/// With N samples of n responses the divergence settles at about `(n - 1) / (N (2 beta - 1))`.
+#[test]
+fn samples_leave_a_divergence() {
+    let (prompts, responses, draws, iterations) = (8, 5, 10_000, 30);
+    for beta in [0.8, 1.0, 2.0] {
+        let world = World::random(prompts, responses, 3);
+        let mut play = play(World { base: world.data.clone(), ..world }, Objective::Logistic, beta);
+        play.expectation = Expectation::Samples { draws, seed: 0 };
+        play.descent = Descent { steps: 300, step_size: 3.0 / (beta * beta) };
+        let divergences: Vec<_> =
+            play.run(iterations).iter().map(|iteration| play.world.data.kl(&iteration.policy)).collect();
+        let found = divergences[10..].iter().sum::<f64>() / (iterations - 10) as f64;
+        let expected = (responses - 1) as f64 / (draws as f64 * (2.0 * beta - 1.0));
+        assert!((found / expected - 1.0).abs() < 0.25, "beta {beta}: {found} {expected}");
+    }
+}

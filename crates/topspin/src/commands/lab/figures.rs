@@ -95,7 +95,7 @@ fn drawn(title: &str, what: &str, charts: Vec<Chart>) -> Figure {
 const KL: &str = "KL(data || p)";
 
 fn betas() -> Figure {
-    let lines = [0.5, 0.45, 0.7, 1.0, 2.0, 5.0];
+    let lines = [0.45, 0.5, 0.7, 1.0, 2.0, 5.0];
     let lines = lines.map(|beta| line_of_minima(format!("beta {beta}"), &play(Objective::Logistic, beta), 10));
     drawn(
         "Beta is an inverse step length",
@@ -138,11 +138,11 @@ fn linear() -> Figure {
         let points = std::iter::once(start).chain(play.flow(1, 1024));
         (name, play.world.data.clone(), points.collect::<Vec<_>>())
     });
-    let chart = |y_label: &str, value: &dyn Fn(&Table, &[(f64, Table)], usize) -> f64| Chart {
+    let chart = |y_label: &str, vertical, value: &dyn Fn(&Table, &[(f64, Table)], usize) -> f64| Chart {
         x_label: "gradient steps of size 1".into(),
         y_label: y_label.into(),
         by_factors: true,
-        vertical: Vertical::FromZero,
+        vertical,
         lines: flows
             .iter()
             .map(|(name, data, points)| {
@@ -155,8 +155,8 @@ fn linear() -> Figure {
         "The linear objective has no minimum",
         "beta 1, the first iteration",
         vec![
-            chart("how far the loss has fallen", &|_, points, step| points[0].0 - points[step].0),
-            chart(KL, &|data, points, step| data.kl(&points[step].1)),
+            chart("how far the loss has fallen", Vertical::FromZero, &|_, points, step| points[0].0 - points[step].0),
+            chart(KL, Vertical::ByFactors { floor: FLOOR }, &|data, points, step| data.kl(&points[step].1)),
         ],
     )
 }

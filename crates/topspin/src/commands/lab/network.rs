@@ -43,13 +43,13 @@ pub(super) struct NetworkFlags {
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = count)]
     iterations: usize,
     /// Real and generated responses of each prompt and iteration
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = count)]
     samples: usize,
     /// Optimizer steps of an iteration, each on all pairs
-    #[arg(long, value_name = "N", default_value_t = 150, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = count)]
     steps: usize,
     /// Learning rate of an iteration's first step; it falls to 0
-    #[arg(long, value_name = "X", default_value_t = 4e-3, value_parser = positive)]
+    #[arg(long, value_name = "X", default_value_t = 3e-3, value_parser = positive)]
     lr: f64,
     /// Seed of the task, the model and every draw
     #[arg(long, value_name = "N", default_value_t = 0)]
