@@ -7,7 +7,7 @@ fn help_teaches() {
     let sandbox = Sandbox::new();
     insta::assert_snapshot!("help", sandbox.run("--help"));
     let commands =
-        ["run", "sft", "generate", "score", "eval", "chat", "export", "inspect", "data", "bench", "completions"];
+        ["run", "sft", "generate", "score", "eval", "chat", "export", "inspect", "data", "bench", "lab", "completions"];
     for command in commands.into_iter().chain([
         "quickstart",
         "data inspect",
@@ -16,6 +16,10 @@ fn help_teaches() {
         "bench generate",
         "bench iteration",
         "bench scaling",
+        "lab tables",
+        "lab policy-step",
+        "lab network",
+        "lab figures",
     ]) {
         insta::assert_snapshot!(
             format!("help-{}", command.replace(' ', "-")),

@@ -13,6 +13,7 @@ mod generate;
 mod help;
 mod inspect;
 mod kill;
+mod lab;
 mod malformed;
 mod preference;
 mod reference;

@@ -3,6 +3,7 @@
 pub mod card;
 pub mod checkpoint;
 pub mod config;
+pub mod lab;
 pub mod metrics;
 pub mod objective;
 pub mod opponent;
@@ -13,6 +14,5 @@ pub mod quickstart;
 pub mod run;
 pub mod schedule;
 pub mod score;
-pub mod tabular;
 pub mod trainer;
 pub mod tree;

@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, chat, completions, data, eval, export, generate, inspect, quickstart, run, score, sft};
+use crate::commands::{
+    bench, chat, completions, data, eval, export, generate, inspect, lab, quickstart, run, score, sft,
+};
 use crate::log::LogFlags;
 
 /// Fine-tunes language models by self-play (SPIN): the model answers your prompts, then learns to prefer the answers in
@@ -28,6 +30,7 @@ Examples:
   topspin eval --model M --data test.jsonl                       How good is the model?
   topspin chat --model M                                         Talk to it
   topspin export runs/game --output my-model                     Hand it on
+  topspin lab tables --objective all                             What does theory say?
 
 A model is a Hugging Face folder, a GGUF file, or `hf:ORG/NAME` from the Hugging Face Hub.
 A data file is JSON lines, JSON, CSV, TSV or Parquet: `prompt` (or `messages`) and `response`.
@@ -47,6 +50,7 @@ pub enum Command {
     Inspect(inspect::Args),
     Data(data::Args),
     Bench(bench::Args),
+    Lab(lab::Args),
     Completions(completions::Args),
     /// Print docs/reference.md
     #[command(hide = true)]

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 2 for what the user can mend, with one sentence on stderr; 1 for a fault of the program, which
 //! is a panic and nothing else; 130 after Ctrl-C. Results go to stdout; logs, progress and errors go to stderr.
 
+mod chart;
 mod cli;
 mod commands;
 mod engine;
@@ -59,6 +60,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Lab(args) => commands::lab::run(args),
         Command::Completions(args) => commands::completions::run(args),
         Command::Reference => commands::reference::run(),
     }

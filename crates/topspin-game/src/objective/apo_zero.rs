@@ -10,11 +10,13 @@
 use super::{PairLoss, Triplet, sigmoid};
 
 pub(super) fn loss(beta: f64, scored: &Triplet) -> PairLoss {
-    let (real, generated) = (sigmoid(-beta * scored.real.log_ratio), sigmoid(beta * scored.generated.log_ratio));
+    let (real, generated) = (beta * scored.real.log_ratio, beta * scored.generated.log_ratio);
+    // Not `s (1 - s)`, which has no digits left where `s` is near 1.
+    let slope = |x: f64| beta * sigmoid(x) * sigmoid(-x);
     PairLoss {
-        loss: real + generated,
-        d_real: -beta * real * (1.0 - real),
-        d_generated: beta * generated * (1.0 - generated),
+        loss: sigmoid(-real) + sigmoid(generated),
+        d_real: -slope(real),
+        d_generated: slope(generated),
         d_base: 0.0,
     }
 }

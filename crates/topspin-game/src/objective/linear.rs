@@ -2,8 +2,9 @@
 //!
 //! `l(m) = -m`, `l'(m) = -1`, `m = beta * (real - generated)`.
 //!
-//! It has no minimum: what makes a margin larger makes the loss smaller, without end. Only early stopping, or one of the
-//! additions that keep the policy near the base model, holds it.
+//! It has no minimum: what makes a margin larger makes the loss smaller, without end. Only early stopping holds it, or a
+//! `forward_kl` that outweighs it: one of weight `k` has the minimum `base + (beta / k) (data - opponent)` where that is
+//! positive everywhere.
 //!
 //! Source: Müller, "Integral Probability Metrics and Their Generating Classes of Functions", Advances in Applied
 //! Probability 29, 1997; equation 4.1 of SPIN (arXiv 2401.01335) before its logistic loss.

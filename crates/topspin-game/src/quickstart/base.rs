@@ -46,8 +46,8 @@ fn dimensions(vocab_size: usize) -> DecoderConfig {
 }
 
 /// Gains of 1; matrices normal with variance `1 / fan-in`, so that each product keeps the size of what goes through it.
-fn initial_parameters(config: &DecoderConfig, seed: u64) -> Vec<f32> {
-    let mut rng = Rng::new(seed, "quickstart model", 0);
+pub(crate) fn random_parameters(config: &DecoderConfig, seed: u64, purpose: &str) -> Vec<f32> {
+    let mut rng = Rng::new(seed, purpose, 0);
     let layout = config.layout();
     let mut parameters = vec![1.0; layout.len()];
     for entry in layout.entries() {
@@ -94,7 +94,7 @@ pub fn train<D: Device + Clone>(
         keep: Keep::Everything,
         dropout: Key::new(seed, "dropout", 0),
     };
-    let parameters = initial_parameters(&config, seed);
+    let parameters = random_parameters(&config, seed, "quickstart model");
     // So small a model gains nothing from bf16.
     let decoder = Decoder::new(device.clone(), config, parameters.into(), Precision::F32, Use::ForwardAndBackward);
     let mut trainer = Trainer::new(decoder, settings);

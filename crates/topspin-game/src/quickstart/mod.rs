@@ -8,6 +8,8 @@
 mod base;
 pub mod task;
 
+pub(crate) use base::random_parameters;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

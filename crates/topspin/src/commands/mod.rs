@@ -8,6 +8,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+pub mod lab;
 pub mod quickstart;
 pub mod reference;
 pub mod run;

@@ -3,7 +3,6 @@
 //! The figures and their names are those of `benches/peers/`, which times the same work in other programs.
 
 mod architecture;
-mod chart;
 mod clock;
 mod figures;
 mod gemm;

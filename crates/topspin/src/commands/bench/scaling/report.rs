@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::PAIRS;
-use crate::commands::bench::chart::{Chart, Figure, Line};
+use crate::chart::{Chart, Figure, Line, Vertical};
 use crate::output;
 
 /// What was measured.
@@ -92,6 +92,7 @@ impl Scaling {
                             x_label: live.into(),
                             y_label: "new tokens a second, prompts' time included".into(),
                             by_factors: true,
+                            vertical: Vertical::FromZero,
                             lines: vec![Line { name: "measured".into(), points: rates }],
                         },
                         times(live, "milliseconds a step, a new token for each", 1e3, true, generated),
@@ -129,5 +130,5 @@ fn times(x_label: &str, y_label: &str, units: f64, by_factors: bool, points: &[P
         points: points.iter().map(|point| [point.x as f64, units * seconds(point)]).collect(),
     };
     let lines = vec![line("measured", |p| p.seconds), line("arithmetic alone", |p| p.arithmetic_seconds)];
-    Chart { x_label: x_label.into(), y_label: y_label.into(), by_factors, lines }
+    Chart { x_label: x_label.into(), y_label: y_label.into(), by_factors, vertical: Vertical::FromZero, lines }
 }
