@@ -3,11 +3,13 @@
 pub mod card;
 pub mod checkpoint;
 pub mod config;
+pub mod judge;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod order;
 pub mod pair;
+pub mod policy;
 pub mod quickstart;
 pub mod run;
 pub mod schedule;

@@ -13,7 +13,7 @@ const MAX_WEIGHT: f64 = 100.0;
 impl Config {
     /// Whether every value is in its range and every list fits the number of iterations.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { model, adapter, data, sft, game, rollout, train, eval, output } = self;
+        let Self { model, adapter, data, sft, game, rollout, score, train, eval, output } = self;
         let is_missing = [
             ("model.path", model.path.is_empty()),
             ("data.train", data.train.is_empty()),
@@ -77,6 +77,8 @@ impl Config {
         at_least_one("rollout.live_sequences", rollout.live_sequences)?;
         at_least_one("rollout.rows_per_step", rollout.rows_per_step)?;
 
+        score.check(game)?;
+
         train.lr.values().iter().try_for_each(|lr| positive("train.lr", *lr))?;
         share("train.warmup", train.warmup)?;
         train.epochs.values().iter().try_for_each(|epochs| at_least_one("train.epochs", *epochs))?;
@@ -120,6 +122,7 @@ impl Config {
             check(key, listed(weights))?;
         }
         check("rollout.temperature", listed(&self.rollout.temperature))?;
+        check("score.gap", listed(&self.score.gap))?;
         check("train.lr", listed(&self.train.lr))?;
         check("train.epochs", listed(&self.train.epochs))
     }
@@ -133,11 +136,11 @@ fn listed<T>(values: &PerIteration<T>) -> Option<usize> {
     }
 }
 
-fn range(key: &str, value: impl Display, allowed: &str) -> Result<(), ConfigError> {
+pub(super) fn range(key: &str, value: impl Display, allowed: &str) -> Result<(), ConfigError> {
     Err(ConfigError::Range { key: key.into(), value: value.to_string(), allowed: allowed.into() })
 }
 
-fn at_least_one(key: &str, value: usize) -> Result<(), ConfigError> {
+pub(super) fn at_least_one(key: &str, value: usize) -> Result<(), ConfigError> {
     if value == 0 { range(key, value, "1 or more") } else { Ok(()) }
 }
 
@@ -147,7 +150,7 @@ fn positive(key: &str, value: f64) -> Result<(), ConfigError> {
     if value > 0.0 && value.is_finite() { Ok(()) } else { range(key, value, "a number above 0") }
 }
 
-fn not_negative(key: &str, value: f64) -> Result<(), ConfigError> {
+pub(super) fn not_negative(key: &str, value: f64) -> Result<(), ConfigError> {
     if value >= 0.0 && value.is_finite() { Ok(()) } else { range(key, value, "0 or a number above it") }
 }
 

@@ -7,6 +7,7 @@
 mod check;
 mod error;
 mod load;
+mod score;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use topspin_kernels::device::Use;
 use topspin_model::adapter::{LoraConfig, Targets};
 
 pub use error::ConfigError;
+pub use score::{Score, ScoreKind, ScoreUse};
 pub use sources::{Part, Sources, fetch};
 
 use crate::objective::{Additions, Loss, Objective};
@@ -40,6 +42,8 @@ pub struct Config {
     pub game: Game,
     /// How the opponent's responses are sampled.
     pub rollout: Rollout,
+    /// An explicit score of the samples.
+    pub score: Score,
     /// Optimization in the self-play iterations; clipping, batching and recomputation of the supervised stages too.
     pub train: Train,
     /// Evaluation after each stage.

@@ -186,15 +186,28 @@ pub enum RunError {
         /// What the parser said.
         problem: String,
     },
-    /// The external scorer failed.
-    #[error("the scorer `{command}` {problem}; try it by hand on `{}`", file.display())]
-    Scorer {
+    /// A command of the user's failed.
+    #[error("the command `{command}` (`{setting}`) {problem}; try it by hand on `{}`", file.display())]
+    Command {
+        /// The setting that names it.
+        setting: &'static str,
         /// The command.
         command: String,
         /// What it did.
         problem: String,
-        /// The file of generations that it was to score.
+        /// The file that it was to read.
         file: PathBuf,
+    },
+    /// `score.pattern` takes too many steps.
+    #[error(
+        "`score.pattern` gave up on a response to the prompt `{prompt_id}` ({problem}); write it without repetitions within \
+         repetitions"
+    )]
+    Pattern {
+        /// The prompt's name.
+        prompt_id: String,
+        /// What the matcher said.
+        problem: String,
     },
     /// `eval.best` names no metric.
     #[error("`eval.best` is `{best}`, but the evaluation has no such metric; choose one of {known}")]

@@ -6,7 +6,7 @@ use topspin_kernels::device::Device;
 use super::pairs::PairFigures;
 use super::summary::{better, is_within, words};
 use super::train::TrainFigures;
-use super::{Run, RunError};
+use super::{Run, RunError, is_wanted};
 
 /// Nats a token by which the log-probability of real responses may fall. It falls a little where the model gives up
 /// mass to answers that the data lacks; where an iteration collapsed it fell by 0.15 (docs/method.md).
@@ -22,9 +22,14 @@ impl<D: Device + Clone> Run<'_, D> {
     /// Warns of what went wrong in iteration `k`.
     pub(super) fn guard(&mut self, k: usize) -> Result<(), RunError> {
         let name = format!("iter-{k}");
-        let pairs: PairFigures = self.figures_of(&format!("{name}/pairs"))?;
-        let train: TrainFigures = self.figures_of(&format!("{name}/train"))?;
-        let mut warnings = warnings(&pairs, &train);
+        let mut warnings = match is_wanted(&self.config, "pairs") {
+            true => {
+                let pairs: PairFigures = self.figures_of(&format!("{name}/pairs"))?;
+                let train: TrainFigures = self.figures_of(&format!("{name}/train"))?;
+                warnings(&pairs, &train)
+            }
+            false => Vec::new(),
+        };
         let (best, goal) = (&self.config.eval.best, self.config.eval.goal);
         let (before, after) = (self.report(&format!("iter-{}", k - 1))?, self.report(&name)?);
         if let (Some(before), Some(after)) = (before.figures.get(best), after.figures.get(best))
@@ -114,6 +119,7 @@ mod tests {
             pairs: 300,
             identical: 2,
             mixed: 0,
+            skipped: None,
             real: side(37.0, 0.0),
             generated: side(34.0, 0.05),
             longer: 0.45,

@@ -13,6 +13,7 @@
 //! iter-1/            the first iteration
 //!   rollouts.jsonl   one line per sample of the opponent
 //!   real.jsonl       one line per prompt: its real response with the opponent's log-probabilities
+//!   scores.jsonl     one line per response, where there is an explicit score
 //!   pairs.jsonl      one line per prompt: its real and generated responses with the opponent's log-probabilities
 //!   metrics.jsonl    one line per optimizer step; a function of the inputs alone
 //!   throughput.jsonl one line per optimizer step; what the clock said
@@ -22,8 +23,11 @@
 //! best -> iter-k
 //! ```
 //!
+//! A policy step has neither `real.jsonl` nor `pairs.jsonl`: it trains on samples and their scores.
+//!
 //! While a stage is at work its folder also holds `*.partial.jsonl` and `state.bin`, what a killed run goes on from.
 
+mod command;
 mod error;
 mod evaluate;
 mod guard;
@@ -36,6 +40,7 @@ mod pairs;
 mod rate;
 mod rollouts;
 mod scorer;
+mod scores;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -61,6 +66,7 @@ pub use manifest::{Input, Inputs, Manifest, Records, Stage, State};
 pub use observer::{Observer, Silent};
 pub use rate::product_rate;
 pub use rollouts::Rollout;
+pub use scores::Judged;
 pub use summary::{Row, Summary};
 
 /// Folder of the evaluation of the model as it came.
@@ -101,7 +107,12 @@ pub fn run<D: Device + Clone>(
         for k in 1..=config.game.iterations {
             let round = Round::new(k);
             run.stage(&round.stage("rollouts"), |run| run.rollouts(&round))?;
-            run.stage(&round.stage("pairs"), |run| run.pairs(&round))?;
+            if is_wanted(&run.config, "scores") {
+                run.stage(&round.stage("scores"), |run| run.scores(&round))?;
+            }
+            if is_wanted(&run.config, "pairs") {
+                run.stage(&round.stage("pairs"), |run| run.pairs(&round))?;
+            }
             run.stage(&round.stage("train"), |run| run.self_play(&round))?;
             run.evaluate(&round.folder)?;
             run.guard(k)?;
@@ -144,14 +155,17 @@ fn plan(config: &Config) -> Vec<String> {
         stages.extend(folder(&format!("control-{n}"), &["train"]));
     }
     for k in 1..=config.game.iterations {
-        stages.extend(folder(&format!("iter-{k}"), &["rollouts", "pairs", "train"]));
+        let works = ["rollouts", "scores", "pairs", "train"].into_iter().filter(|&work| is_wanted(config, work));
+        stages.extend(folder(&format!("iter-{k}"), &works.collect::<Vec<_>>()));
     }
     stages
 }
 
-/// Whether the evaluation has this part.
+/// Whether an iteration and its evaluation have this part.
 fn is_wanted(config: &Config, work: &str) -> bool {
     match work {
+        "scores" => config.score.is_given(),
+        "pairs" => !config.score.is_policy(),
         "greedy" => config.eval.greedy,
         "sampled" => config.eval.sampled,
         _ => true,
@@ -162,6 +176,7 @@ fn is_wanted(config: &Config, work: &str) -> bool {
 fn leftovers(work: &str) -> &'static [&'static str] {
     match work {
         "rollouts" => &["rollouts.partial.jsonl"],
+        "scores" => &["scores.partial.jsonl", "scores.questions.jsonl"],
         "train" => &["state.bin", "metrics.partial.jsonl", "throughput.partial.jsonl"],
         "greedy" => &["greedy.partial.jsonl"],
         "sampled" => &["sampled.partial.jsonl"],

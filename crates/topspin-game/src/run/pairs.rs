@@ -36,6 +36,9 @@ pub struct PairFigures {
     pub pairs: usize,
     /// Pairs dropped because both responses were the same.
     pub identical: usize,
+    /// Samples skipped because their score is not below that of the real response, where a score judges them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<usize>,
     /// Pairs among them whose generated response comes from the iteration before.
     pub mixed: usize,
     /// Real responses of this iteration's prompts.
@@ -52,7 +55,7 @@ impl<D: Device + Clone> Run<'_, D> {
     pub(super) fn pairs(&mut self, round: &Round) -> Result<Done, RunError> {
         let (name, k) = (round.stage("pairs"), round.iteration);
         let file = format!("{name}.jsonl");
-        let items: HashMap<usize, &Item> = self.items.train.iter().map(|item| (item.line, item)).collect();
+        let items = self.items.by_line();
         let new: Vec<Rollout> = read_lines(&self.path(&format!("{}.jsonl", round.stage("rollouts"))))?;
         let old: Vec<Rollout> = match k {
             2.. if self.config.game.mix_previous => read_lines(&self.path(&format!("iter-{}/rollouts.jsonl", k - 1)))?,
@@ -62,7 +65,11 @@ impl<D: Device + Clone> Run<'_, D> {
         let path = self.path(&format!("{}/real.jsonl", round.folder));
         // Rollouts of an earlier build came without.
         let scored: Vec<Rollout> = if path.exists() { read_lines(&path)? } else { Vec::new() };
-        let (real, generated, longer) = sides(&items, &new);
+        let (real, generated) = sides(&items, &new);
+        let (new, skipped) = self.judge_pairs(round, k, new)?;
+        let (old, skipped_old) = self.judge_pairs(&Round::new(k - 1), k, old)?;
+        let skipped = skipped.map(|skipped| skipped + skipped_old.unwrap_or_default());
+        let longer = longer(&items, &new);
         let all = new.len() + old.len();
         let mixed = old.iter().filter(|rollout| rollout.response.token_ids != items[&rollout.line].real).count();
         let mut trees = plant(&items, scored, new, old);
@@ -70,9 +77,10 @@ impl<D: Device + Clone> Run<'_, D> {
         self.fill_in_logprobs(&round.before, &name, &mut trees)?;
         write_lines(&self.path(&file), &trees)?;
 
-        let figures = PairFigures { pairs: all - identical, identical, mixed, real, generated, longer };
+        let figures = PairFigures { pairs: all - identical, identical, skipped, mixed, real, generated, longer };
+        let judged = skipped.map(|n| format!(", {n} skipped by their score")).unwrap_or_default();
         self.observer.say(&format!(
-            "{name}: {} pairs, {identical} identical ones dropped; real {:.1} tokens, {:.0}% cut; generated {:.1} \
+            "{name}: {} pairs, {identical} identical ones dropped{judged}; real {:.1} tokens, {:.0}% cut; generated {:.1} \
              tokens, {:.0}% cut",
             figures.pairs,
             real.mean_tokens,
@@ -81,6 +89,28 @@ impl<D: Device + Clone> Run<'_, D> {
             100.0 * generated.cut
         ));
         Ok(Done::new([file], &figures))
+    }
+
+    /// Leaves out the samples of `from` whose score is not far enough below that of the real response in iteration `k`; says
+    /// how many went, if a score judges them at all. One that is the real response stays, and is dropped as such.
+    fn judge_pairs(
+        &self,
+        from: &Round,
+        k: usize,
+        mut rollouts: Vec<Rollout>,
+    ) -> Result<(Vec<Rollout>, Option<usize>), RunError> {
+        if !self.config.score.is_given() || rollouts.is_empty() {
+            return Ok((rollouts, None));
+        }
+        let scores: HashMap<_, _> =
+            self.judged(from)?.into_iter().map(|judged| ((judged.line, judged.sample), judged.score)).collect();
+        let (items, all, gap) = (self.items.by_line(), rollouts.len(), *self.config.score.gap.of(k));
+        rollouts.retain(|rollout| {
+            let (real, sample) = (scores[&(rollout.line, None)], scores[&(rollout.line, rollout.sample)]);
+            real - sample > gap || rollout.response.token_ids == items[&rollout.line].real
+        });
+        let left = rollouts.len();
+        Ok((rollouts, Some(all - left)))
     }
 
     /// Scores the responses that have no log-probabilities yet with the model of folder `of`.
@@ -150,8 +180,8 @@ fn plant(items: &HashMap<usize, &Item>, scored: Vec<Rollout>, new: Vec<Rollout>,
     trees
 }
 
-/// How real and generated responses look, and how often the generated one is the longer.
-fn sides(items: &HashMap<usize, &Item>, rollouts: &[Rollout]) -> (Side, Side, f64) {
+/// How real and generated responses look.
+fn sides(items: &HashMap<usize, &Item>, rollouts: &[Rollout]) -> (Side, Side) {
     let side = |responses: &mut dyn Iterator<Item = (usize, Finish)>| {
         let (mut responses_seen, mut tokens, mut cut) = (0, 0, 0);
         for (len, finish) in responses {
@@ -165,11 +195,15 @@ fn sides(items: &HashMap<usize, &Item>, rollouts: &[Rollout]) -> (Side, Side, f6
     let mut lines: Vec<usize> = rollouts.iter().map(|rollout| rollout.line).collect();
     lines.dedup();
     let real = side(&mut lines.iter().map(|line| (items[line].real.len(), items[line].finish)));
-    let generated = side(&mut rollouts.iter().map(|r| (r.response.token_ids.len(), r.response.finish)));
+    (real, side(&mut rollouts.iter().map(|r| (r.response.token_ids.len(), r.response.finish))))
+}
+
+/// How often the generated response is the longer one; a half where there is none.
+fn longer(items: &HashMap<usize, &Item>, rollouts: &[Rollout]) -> f64 {
     let longer = rollouts.iter().map(|r| match r.response.token_ids.len().cmp(&items[&r.line].real.len()) {
         Ordering::Less => 0.0,
         Ordering::Equal => 0.5,
         Ordering::Greater => 1.0,
     });
-    (real, generated, longer.sum::<f64>() / rollouts.len() as f64)
+    if rollouts.is_empty() { 0.5 } else { longer.sum::<f64>() / rollouts.len() as f64 }
 }

@@ -87,6 +87,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let samples = *self.config.game.samples.of(k) as u32;
         let rollout = &self.config.rollout;
         let share = self.items.share(&self.config, k);
+        let (prompts, policy) = (share.len(), self.config.score.is_policy());
         let finishes: Vec<_> = share.iter().map(|item| item.finish).collect();
         let given: Vec<_> = share.iter().filter_map(|item| Some(item.rejected.as_ref()?.1)).collect();
         let wanted = share.into_iter().flat_map(|item| {
@@ -95,7 +96,9 @@ impl<D: Device + Clone> Run<'_, D> {
                 Some((token_ids, _)) => Wanted::score(item, Some(sample), token_ids),
                 None => Wanted::sample(*line, id, prompt, sample, rollout.max_new_tokens),
             };
-            (0..samples).map(sample).chain([Wanted::real(item)]).collect::<Vec<_>>()
+            // A policy step has no part for the real response.
+            let real = (!policy).then(|| Wanted::real(item));
+            (0..samples).map(sample).chain(real).collect::<Vec<_>>()
         });
         let wanted = wanted.collect();
         let sampling = Sampling { temperature: *rollout.temperature.of(k), top_k: rollout.top_k, top_p: rollout.top_p };
@@ -104,11 +107,14 @@ impl<D: Device + Clone> Run<'_, D> {
         // The engine sees a stop token at the end, not whether the data went on.
         real.iter_mut().zip(finishes).for_each(|(real, finish)| real.response.finish = finish);
         samples.iter_mut().zip(given).for_each(|(sample, finish)| sample.response.finish = finish);
-        let files = [format!("{name}.jsonl"), format!("{}/real.jsonl", round.folder)];
+        let mut files = vec![format!("{name}.jsonl")];
         write_lines(&self.path(&files[0]), &samples)?;
-        write_lines(&self.path(&files[1]), &real)?;
+        if !policy {
+            files.push(format!("{}/real.jsonl", round.folder));
+            write_lines(&self.path(&files[1]), &real)?;
+        }
         let tokens = samples.iter().map(|rollout| rollout.response.token_ids.len()).sum();
-        Ok(Done::new(files, &Figures { prompts: real.len(), samples: samples.len(), tokens }))
+        Ok(Done::new(files, &Figures { prompts, samples: samples.len(), tokens }))
     }
 
     /// Has the model of folder `of` sample and score for the stage `name`; gives back what was wanted, in that order.

@@ -1,4 +1,4 @@
-//! The training stages: supervised, control, self-play. One loop serves all three.
+//! The training stages: supervised, control, self-play or policy step. One loop serves all.
 
 use std::ops::Range;
 
@@ -19,6 +19,7 @@ use crate::objective::Loss;
 use crate::optimizer::{OptimizerSettings, Rule, matrices};
 use crate::order::{Batches, Position, singly};
 use crate::pair::{Example, Pair, Tree, all_pairs, siblings};
+use crate::policy::{Draw, Weighted, all_draws};
 use crate::schedule::{Schedule, Shape, Warmup};
 use crate::trainer::{Step, TrainError, TrainSettings, Trainer};
 
@@ -33,6 +34,8 @@ enum Lessons {
     Supervised(Vec<Example>),
     /// Pairs to tell apart.
     Game { trees: Vec<Tree>, pairs: Vec<Pair>, together: usize, loss: Loss },
+    /// Samples to imitate by their weights.
+    Policy { prompts: Vec<Weighted>, draws: Vec<Draw>, together: usize },
 }
 
 impl Lessons {
@@ -40,6 +43,7 @@ impl Lessons {
         match self {
             Self::Supervised(examples) => examples.len(),
             Self::Game { pairs, .. } => pairs.len(),
+            Self::Policy { draws, .. } => draws.len(),
         }
     }
 
@@ -47,7 +51,10 @@ impl Lessons {
     fn groups(&self) -> Vec<Range<usize>> {
         match self {
             Self::Supervised(examples) => singly(examples.len()),
-            Self::Game { trees, together, .. } => siblings(trees, *together),
+            Self::Game { trees, together, .. } => siblings(trees.iter().map(|tree| tree.generated.len()), *together),
+            Self::Policy { prompts, together, .. } => {
+                siblings(prompts.iter().map(|prompt| prompt.samples.len()), *together)
+            }
         }
     }
 
@@ -57,6 +64,10 @@ impl Lessons {
             Self::Game { trees, pairs, loss, .. } => {
                 let pairs: Vec<_> = chosen.iter().map(|&index| pairs[index]).collect();
                 trainer.spin_step(trees, &pairs, loss)
+            }
+            Self::Policy { prompts, draws, .. } => {
+                let draws: Vec<_> = chosen.iter().map(|&index| draws[index]).collect();
+                trainer.fit_step(prompts, &draws)
             }
         }
     }
@@ -94,7 +105,7 @@ struct ThroughputLine {
 pub struct TrainFigures {
     /// Optimizer steps.
     pub steps: usize,
-    /// Examples or pairs trained on.
+    /// Examples, pairs or weighted samples trained on.
     pub examples: usize,
     /// The loss.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,24 +170,25 @@ impl<D: Device + Clone> Run<'_, D> {
         self.train(course, decoder)
     }
 
-    /// A round: from the model before it, on its pairs.
+    /// A round: from the model before it, on its pairs or on its weighted samples.
     pub(super) fn self_play(&mut self, round: &Round) -> Result<Done, RunError> {
         let Round { iteration: k, folder, before } = round;
         let (k, folder, before) = (*k, folder.clone(), before.clone());
-        let trees: Vec<Tree> = read_lines(&self.path(&format!("{folder}/pairs.jsonl")))?;
-        let pairs = all_pairs(&trees);
-        if pairs.is_empty() {
-            self.observer.warn(&format!(
-                "{folder}: every generated response is the real one itself, so there is nothing left to learn from; the model \
-                 stays as it is"
-            ));
+        let lessons = self.lessons(round)?;
+        if lessons.len() == 0 {
+            let why = match (lessons, self.config.score.is_given()) {
+                (Lessons::Policy { .. }, _) => "the samples of each prompt score alike",
+                (_, true) => "no sample scores below the real response by more than `score.gap`",
+                (_, false) => "every generated response is the real one itself",
+            };
+            self.observer
+                .warn(&format!("{folder}: {why}, so there is nothing left to learn from; the model stays as it is"));
             let decoder = self.trainee(&before, k as u64, Use::InPlace)?;
             self.save(&folder, &before, &decoder)?;
             return Ok(Done::new([], &TrainFigures::default()));
         }
         let decoder = self.trainee(&before, k as u64, Use::ForwardAndBackward)?;
-        let (game, train) = (&self.config.game, &self.config.train);
-        let lessons = Lessons::Game { trees, pairs, together: train.pairs_per_prompt, loss: game.loss(k) };
+        let train = &self.config.train;
         let course = Course {
             folder,
             before,
@@ -190,6 +202,17 @@ impl<D: Device + Clone> Run<'_, D> {
             warmup: train.warmup,
         };
         self.train(course, decoder)
+    }
+
+    /// What a round has to learn from.
+    fn lessons(&self, round: &Round) -> Result<Lessons, RunError> {
+        let together = self.config.train.pairs_per_prompt;
+        if self.config.score.is_policy() {
+            let (prompts, _) = self.weighted(round)?;
+            return Ok(Lessons::Policy { draws: all_draws(&prompts), prompts, together });
+        }
+        let trees: Vec<Tree> = read_lines(&self.path(&format!("{}/pairs.jsonl", round.folder)))?;
+        Ok(Lessons::Game { pairs: all_pairs(&trees), trees, together, loss: self.config.game.loss(round.iteration) })
     }
 
     /// Trains from the beginning or from the last saved state, and saves the model.
@@ -319,6 +342,9 @@ fn note(metrics: &StepMetrics) -> String {
     let mut note = format!("loss {:.4}", metrics.loss);
     if let Some(game) = &metrics.game {
         note += &format!(", accuracy {:.2}, margin {:.3}", game.accuracy, game.margin);
+    }
+    if let Some(fit) = &metrics.fit {
+        note += &format!(", score {:.3}, {:.0} effective samples", fit.score, fit.effective_samples);
     }
     note
 }
