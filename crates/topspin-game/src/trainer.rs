@@ -249,7 +249,8 @@ impl<D: Device> Trainer<D> {
         let throughput = self.accumulate(&trees, |packed, logprobs, dlogp| {
             for branch in &packed.branches {
                 let weight = parts[branch.tree].branches[branch.response].1 / count;
-                loss -= weight * logprobs[branch.outputs.clone()].iter().map(|&logprob| f64::from(logprob)).sum::<f64>();
+                loss -=
+                    weight * logprobs[branch.outputs.clone()].iter().map(|&logprob| f64::from(logprob)).sum::<f64>();
                 dlogp[branch.outputs.clone()].fill(-weight as f32);
             }
         })?;

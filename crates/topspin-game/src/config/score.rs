@@ -94,7 +94,8 @@ impl Score {
         at_least_one("score.timeout", self.timeout)?;
         self.check_kind()?;
         if self.kind == ScoreKind::Regex {
-            let fail = |problem| range("score.pattern", spelt(&self.pattern), &format!("a regular expression ({problem})"));
+            let fail =
+                |problem| range("score.pattern", spelt(&self.pattern), &format!("a regular expression ({problem})"));
             Pattern::new(&self.pattern).map(drop).or_else(fail)?;
         }
         if self.is_given() && game.opponent == Opponent::Data {

@@ -138,6 +138,58 @@ fn values_out_of_range_are_named() {
         error("", &["game.opponent=data", "game.samples=[1, 4, 1]"]),
         "`game.samples` is 4, but must be 1 where `game.opponent` is \"data\": a record has one rejected response"
     );
+    for (sets, expected) in [
+        (
+            &["score.kind=regex"][..],
+            "`score.pattern` is not set; give it in the configuration file or with `--set score.pattern=...`",
+        ),
+        (
+            &["score.kind=command"],
+            "`score.command` is not set; give it in the configuration file or with `--set score.command=...`",
+        ),
+        (
+            &["score.kind=regex", "score.pattern=(a"],
+            "`score.pattern` is \"(a\", but must be a regular expression (Parsing error at position 2: Opening parenthesis \
+             without closing parenthesis)",
+        ),
+        (
+            &["score.kind=exact_match", "score.pattern=a"],
+            "`score.pattern` is \"a\", but must be left out unless `score.kind` is \"regex\"",
+        ),
+        (
+            &["score.target_tokens=3"],
+            "`score.target_tokens` is 3, but must be left out unless `score.kind` is \"length\"",
+        ),
+        (
+            &["score.command=['a']"],
+            "`score.command` is [\"a\"], but must be left out unless `score.kind` is \"command\"",
+        ),
+        (&["score.use=policy"], "`score.use` is \"policy\", but must be \"pairs\" where `score.kind` is \"none\""),
+        (
+            &["score.gap=0.5"],
+            "`score.gap` is 0.5, but must be 0 unless a score judges pairs (`score.kind`, `score.use`)",
+        ),
+        (&["score.kind=numeric", "score.gap=[0, -1, 0]"], "`score.gap` is -1, but must be 0 or a number above it"),
+        (&["score.timeout=0"], "`score.timeout` is 0, but must be 1 or more"),
+        (
+            &["score.kind=numeric", "game.opponent=data"],
+            "`score.kind` is \"numeric\", but must be \"none\" where `game.opponent` is \"data\": nothing is sampled that could be \
+             scored",
+        ),
+    ] {
+        assert_eq!(error("", sets), expected);
+    }
+    for (set, expected) in [
+        ("game.samples=1", "`game.samples` is 1, but must be 2 or more where `score.use` is \"policy\""),
+        ("game.mix_previous=true", "`game.mix_previous` is true, but must be false where `score.use` is \"policy\""),
+        ("game.objective=hinge", "`game.objective` is \"hinge\", but must be left out where `score.use` is \"policy\""),
+        ("game.nll=0.1", "`game.nll` is 0.1, but must be 0 where `score.use` is \"policy\""),
+        ("game.dpop=[0, 1, 0]", "`game.dpop` is [0.0, 1.0, 0.0], but must be 0 where `score.use` is \"policy\""),
+        ("score.gap=1", "`score.gap` is 1, but must be 0 unless a score judges pairs"),
+    ] {
+        let found = error("", &["score.kind=length", "score.use=policy", "game.samples=4", set]);
+        assert!(found.starts_with(expected), "{found}");
+    }
     let off = error("", &["eval.best=greedy.exact_match", "eval.greedy=false"]);
     assert!(
         off.starts_with("`eval.best` is \"greedy.exact_match\", but must be a metric of what is generated"),
@@ -164,6 +216,7 @@ fn lists_have_a_value_for_each_iteration() {
         "game.label_smoothing",
         "game.forward_kl",
         "game.reverse_kl",
+        "score.gap",
     ] {
         let one = match key {
             "game.objective" => "'logistic'",
@@ -172,7 +225,8 @@ fn lists_have_a_value_for_each_iteration() {
         };
         let list = |n: usize| format!("{key}=[{}]", vec![one; n].join(","));
         assert!(error("", &[&list(4)]).starts_with(&format!("`{key}` lists 4 values for 3 iterations")), "{key}");
-        parse("", &["model.path=x", "data.train=x", "output.dir=x", &list(3)]).unwrap().check().unwrap();
+        let kind = if key == "score.gap" { "score.kind=numeric" } else { "score.kind=none" };
+        parse("", &["model.path=x", "data.train=x", "output.dir=x", kind, &list(3)]).unwrap().check().unwrap();
     }
     let config = parse("[game]\nbeta = [0.1, 0.1, 5]", &[]).unwrap();
     assert_eq!([1, 2, 3].map(|k| *config.game.beta.of(k)), [0.1, 0.1, 5.0]);

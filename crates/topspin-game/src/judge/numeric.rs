@@ -10,8 +10,7 @@ use fancy_regex::Regex;
 use super::Answer;
 
 /// A sign, unless it joins two words or numbers; digits, perhaps with commas before each three; a fraction; an exponent.
-const NUMBER: &str =
-    r"(?:(?<![\w)])[-\u{2212}])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?";
+const NUMBER: &str = r"(?:(?<![\w)])[-\u{2212}])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?";
 
 pub(super) fn score(answer: &Answer) -> f64 {
     let Some(number) = number(answer.response) else { return 0.0 };

@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn it_matches_anywhere_unless_it_says_otherwise() {
-        let score = |pattern: &str, response: &str| Pattern::new(pattern).unwrap().score(&answer(response, &[])).unwrap();
+        let score =
+            |pattern: &str, response: &str| Pattern::new(pattern).unwrap().score(&answer(response, &[])).unwrap();
         assert_eq!(score("[0-9]+ km", "it is 12 km away"), 1.0);
         assert_eq!(score("^[0-9]+ km$", "it is 12 km away"), 0.0);
         assert_eq!(score("^[0-9]+ km$", "12 km"), 1.0);

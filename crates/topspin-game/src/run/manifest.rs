@@ -224,7 +224,8 @@ impl Manifest {
         // So may a score's command as long as no answer of it does.
         let has_answers = |stage: &Stage| {
             let partial = || std::fs::metadata(dir.join(format!("{}.partial.jsonl", stage.name)));
-            stage.name.ends_with("/scores") && (stage.state == State::Done || partial().is_ok_and(|file| file.len() > 0))
+            stage.name.ends_with("/scores")
+                && (stage.state == State::Done || partial().is_ok_and(|file| file.len() > 0))
         };
         let scored = self.stages.iter().any(has_answers);
         let is_free = |key: &str| match key {

@@ -38,7 +38,9 @@ pub fn score(call: &Call) -> Result<BTreeMap<String, Figure>, RunError> {
     }
     let said = serde_json::from_str(&last).map_err(|_| {
         let start: String = last.chars().take(60).collect();
-        call.fault(&format!("printed {start:?} as its last line, which is neither a number nor a JSON object of numbers"))
+        call.fault(&format!(
+            "printed {start:?} as its last line, which is neither a number nor a JSON object of numbers"
+        ))
     })?;
     let n = topspin_files::read(call.file)?.iter().filter(|&&byte| byte == b'\n').count();
     let figures: BTreeMap<_, _> = match said {

@@ -162,7 +162,9 @@ impl<D: Device + Clone> Run<'_, D> {
             }
             in_doubt = true;
             let read = total - done;
-            Err(call.fault(&format!("printed {answers} lines for the {read} that it reads; it must print one number for each")))
+            Err(call.fault(&format!(
+                "printed {answers} lines for the {read} that it reads; it must print one number for each"
+            )))
         });
         if let Err(error) = asked {
             // Where an answer is wrong, those before it may be as well; those before a crash or a silence are kept.
@@ -179,7 +181,8 @@ impl<D: Device + Clone> Run<'_, D> {
 
     fn score_figures(&self, round: &Round, judged: &[Judged]) -> Result<ScoreFigures, RunError> {
         let mean = |is_wanted: &dyn Fn(&Judged) -> bool| {
-            let scores: Vec<f64> = judged.iter().filter(|judged| is_wanted(judged)).map(|judged| judged.score).collect();
+            let scores: Vec<f64> =
+                judged.iter().filter(|judged| is_wanted(judged)).map(|judged| judged.score).collect();
             (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
         };
         let weights = match self.config.score.is_policy() {
@@ -241,11 +244,7 @@ impl ScoreFigures {
 impl WeightFigures {
     fn new(prompts: &[Weighted], level: usize) -> Self {
         let mean = |of: &dyn Fn(&Weighted) -> f64| prompts.iter().map(of).sum::<f64>() / prompts.len().max(1) as f64;
-        Self {
-            weighted: mean(&Weighted::weighted_score),
-            effective_samples: mean(&Weighted::effective_samples),
-            level,
-        }
+        Self { weighted: mean(&Weighted::weighted_score), effective_samples: mean(&Weighted::effective_samples), level }
     }
 }
 

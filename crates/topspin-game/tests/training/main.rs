@@ -4,6 +4,7 @@ mod adapter;
 mod common;
 mod families;
 mod golden;
+mod policy;
 mod state;
 mod step;
 mod stored;

@@ -25,6 +25,7 @@ mod changes;
 mod data;
 mod given;
 mod resume;
+mod scores;
 mod settings;
 mod turns;
 

@@ -9,6 +9,8 @@ use topspin_game::objective::Objective;
 
 /// The definition of the tables.
 const SOURCE: &str = include_str!("../../../../topspin-game/src/config/mod.rs");
+/// The definition of [`topspin_game::config::Score`].
+const SCORE: &str = include_str!("../../../../topspin-game/src/config/score.rs");
 /// The definition of [`topspin_data::RecordShape`].
 const DATA: &str = include_str!("../../../../topspin-data/src/shape.rs");
 /// The definition of [`topspin_game::schedule::Shape`].
@@ -20,11 +22,14 @@ struct Item {
     comment: String,
     /// Name, type (empty for a variant), comment.
     members: Vec<(String, String, String)>,
+    /// Whether its variants are spelt with underscores; else they are spelt in small letters alone.
+    in_snake_case: bool,
 }
 
 /// The tables of the configuration as a chapter of the reference.
 pub fn chapter() -> String {
     let mut items = items(SOURCE);
+    items.extend(self::items(SCORE));
     items.extend(self::items(SCHEDULE).remove_entry("Shape"));
     items.extend(self::items(DATA).remove_entry("RecordShape"));
     items.insert("Objective".into(), objectives());
@@ -66,9 +71,22 @@ fn choices(item: &Item) -> String {
     }
     let said = item.members.iter().map(|(name, _, comment)| {
         let meaning = if comment.is_empty() { String::new() } else { format!(" ({})", comment.trim_end_matches('.')) };
-        format!("`\"{}\"`{meaning}", name.to_lowercase())
+        let name = if item.in_snake_case { in_snake_case(name) } else { name.to_lowercase() };
+        format!("`\"{name}\"`{meaning}")
     });
     format!(" One of {}.", said.collect::<Vec<_>>().join(", "))
+}
+
+/// A variant's name with underscores.
+fn in_snake_case(name: &str) -> String {
+    let mut spelt = String::new();
+    for (at, letter) in name.char_indices() {
+        if at > 0 && letter.is_uppercase() {
+            spelt.push('_');
+        }
+        spelt.extend(letter.to_lowercase());
+    }
+    spelt
 }
 
 /// The objectives, which a macro defines.
@@ -77,13 +95,14 @@ fn objectives() -> Item {
     let member = |&objective: &Objective| {
         (name(objective).as_str().unwrap_or_default().to_owned(), String::new(), objective.about().into())
     };
-    Item { comment: String::new(), members: Objective::ALL.iter().map(member).collect() }
+    Item { members: Objective::ALL.iter().map(member).collect(), ..Item::default() }
 }
 
 /// The public structs and enums of a Rust source that is formatted by rustfmt.
 fn items(source: &str) -> BTreeMap<String, Item> {
     let mut items = BTreeMap::new();
     let mut comment = String::new();
+    let mut in_snake_case = false;
     let mut open: Option<(String, Item)> = None;
     for line in source.lines() {
         let text = line.trim();
@@ -91,10 +110,13 @@ fn items(source: &str) -> BTreeMap<String, Item> {
             comment.push_str(if comment.is_empty() { words.trim() } else { words });
         } else if text.starts_with("#[") {
             // Attributes stand between a comment and what it is about.
+            in_snake_case |= text == "#[serde(rename_all = \"snake_case\")]";
         } else if let Some((_, item)) = &mut open {
             if line == "}" {
                 items.extend(open.take());
-            } else if let Some((name, kind)) = text.trim_start_matches("pub ").trim_end_matches(',').split_once(": ") {
+            } else if let Some((name, kind)) =
+                text.trim_start_matches("pub ").trim_start_matches("r#").trim_end_matches(',').split_once(": ")
+            {
                 item.members.push((name.into(), kind.into(), std::mem::take(&mut comment)));
             } else if text.ends_with(',') {
                 item.members.push((text.trim_end_matches(',').into(), String::new(), std::mem::take(&mut comment)));
@@ -102,9 +124,10 @@ fn items(source: &str) -> BTreeMap<String, Item> {
         } else {
             let rest = text.strip_prefix("pub struct ").or_else(|| text.strip_prefix("pub enum "));
             let comment = std::mem::take(&mut comment);
+            let in_snake_case = std::mem::take(&mut in_snake_case);
             open = rest
                 .and_then(|rest| rest.strip_suffix(" {"))
-                .map(|name| (name.into(), Item { comment, members: Vec::new() }));
+                .map(|name| (name.into(), Item { comment, in_snake_case, ..Item::default() }));
         }
     }
     items
