@@ -17,4 +17,5 @@ mod malformed;
 mod preference;
 mod reference;
 mod runs;
+mod scores;
 mod smollm2;

@@ -30,29 +30,31 @@ pub struct Judged {
 }
 
 /// Results of the stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ScoreFigures {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct ScoreFigures {
     /// Responses that were scored.
-    pub responses: usize,
+    responses: usize,
     /// Mean score of samples.
-    pub generated: f64,
+    generated: f64,
     /// Mean score of real responses, where they are scored.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub real: Option<f64>,
+    real: Option<f64>,
     /// The weights, in a policy step.
-    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<WeightFigures>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    weights: Option<WeightFigures>,
 }
 
-/// What the weights of a policy step are like. Each is a mean over the prompts that are trained on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct WeightFigures {
+/// What the weights of a policy step are like. The means are over the prompts that are trained on, if there are any.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct WeightFigures {
     /// Mean score of samples as they are weighted: what the step is after.
-    pub weighted: f64,
-    /// Effective samples of a prompt.
-    pub effective_samples: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weighted: Option<f64>,
+    /// Mean of the effective samples of a prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective_samples: Option<f64>,
     /// Prompts that are left out, since their samples score alike.
-    pub level: usize,
+    level: usize,
 }
 
 impl<D: Device + Clone> Run<'_, D> {
@@ -69,12 +71,10 @@ impl<D: Device + Clone> Run<'_, D> {
         write_lines(&self.path(&file), &judged)?;
         let figures = self.score_figures(round, &judged)?;
         self.observer.say(&format!("{name}: {}", figures.sentence()));
-        let few = |weights: &WeightFigures| weights.effective_samples > 0.0 && weights.effective_samples < FEW;
-        if let Some(weights) = figures.weights.filter(few) {
+        if let Some(few) = figures.weights.and_then(|weights| weights.effective_samples).filter(|&size| size < FEW) {
             self.observer.warn(&format!(
-                "{name}: {:.1} effective samples to a prompt: single samples have nearly all weight; a larger `game.beta` \
-                 or more `game.samples` spread it",
-                weights.effective_samples
+                "{name}: {few:.1} effective samples to a prompt: single samples have nearly all weight; a larger `game.beta` \
+                 or more `game.samples` spread it"
             ));
         }
         Ok(Done::new([file], &figures))
@@ -232,10 +232,10 @@ impl ScoreFigures {
             sentence += &format!(", real responses {real:.3}");
         }
         if let Some(WeightFigures { weighted, effective_samples, level }) = self.weights {
-            sentence += &format!(
-                ", {weighted:.3} as they are weighted; {effective_samples:.1} effective ones to a prompt; {level} prompts \
-                 left out whose samples score alike"
-            );
+            if let (Some(weighted), Some(size)) = (weighted, effective_samples) {
+                sentence += &format!(", {weighted:.3} as they are weighted; {size:.1} effective ones to a prompt");
+            }
+            sentence += &format!("; {level} prompts left out whose samples score alike");
         }
         sentence
     }
@@ -243,8 +243,11 @@ impl ScoreFigures {
 
 impl WeightFigures {
     fn new(prompts: &[Weighted], level: usize) -> Self {
-        let mean = |of: &dyn Fn(&Weighted) -> f64| prompts.iter().map(of).sum::<f64>() / prompts.len().max(1) as f64;
-        Self { weighted: mean(&Weighted::weighted_score), effective_samples: mean(&Weighted::effective_samples), level }
+        let mean = |of: &dyn Fn(&Weighted) -> f64| {
+            (!prompts.is_empty()).then(|| prompts.iter().map(of).sum::<f64>() / prompts.len() as f64)
+        };
+        let (weighted, effective_samples) = (mean(&Weighted::weighted_score), mean(&Weighted::effective_samples));
+        Self { weighted, effective_samples, level }
     }
 }
 
