@@ -90,7 +90,10 @@ fn says_what_a_path_is() {
 
     [game]
     iterations = 2
-    opponent = "model"
+    opponent = "latest"
+    history_decay = 1.0
+    average_decay = 0.5
+    mixture = 0.1
     beta = [0.5, 1.0]
     objective = "logistic"
     nll = 0.0
@@ -99,7 +102,6 @@ fn says_what_a_path_is() {
     forward_kl = 0.0
     reverse_kl = 0.0
     samples = 1
-    mix_previous = false
     seed = 0
 
     [rollout]

@@ -50,7 +50,7 @@ pub fn sandbox() -> Sandbox {
         "run.toml",
         "[model]\npath = 'model'\n[data]\ntrain = 'train.jsonl'\ntest = 'test.jsonl'\nprompts = 30\n\
          [sft]\nlr = 1e-2\nbatch = 6\ncontrols = [{ epochs = 1, lr = 1e-2 }]\n\
-         [game]\niterations = 2\nsamples = 3\nmix_previous = true\n[rollout]\nmax_new_tokens = 20\nlive_sequences = 7\n\
+         [game]\niterations = 2\nsamples = 3\nopponent = 'latest_two'\n[rollout]\nmax_new_tokens = 20\nlive_sequences = 7\n\
          [train]\nlr = 1e-3\nbatch_pairs = 5\ncheckpoint_every = 3\n",
     );
     sandbox

@@ -2,7 +2,7 @@
 
 use crate::runs::sandbox;
 
-const RUN: &str = "run run.toml --set output.dir=out --set game.mix_previous=false --set sft.controls=[]";
+const RUN: &str = "run run.toml --set output.dir=out --set game.opponent=latest --set sft.controls=[]";
 
 #[test]
 fn a_policy_step_says_what_its_weights_are_like() {

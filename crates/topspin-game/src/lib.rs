@@ -6,6 +6,7 @@ pub mod config;
 pub mod judge;
 pub mod metrics;
 pub mod objective;
+pub mod opponent;
 pub mod optimizer;
 pub mod order;
 pub mod pair;

@@ -57,6 +57,13 @@ pub struct Tree {
     pub base: Vec<Response>,
 }
 
+impl Tree {
+    /// The base model's response beside a generated one, where there is one and it is not the same.
+    pub(crate) fn other_base(&self, generated: usize) -> Option<&Response> {
+        self.base.get(generated).filter(|base| base.token_ids != self.generated[generated].token_ids)
+    }
+}
+
 /// A prompt with a response to imitate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
@@ -99,25 +106,6 @@ pub fn siblings(sizes: impl IntoIterator<Item = usize>, most: usize) -> Vec<Rang
     groups
 }
 
-/// Removes pairs whose two responses have the same tokens, and trees left without a pair. Returns how many pairs went.
-///
-/// Such a pair has the margin 0 whatever the policy: it would only dilute the mean.
-pub fn drop_identical(trees: &mut Vec<Tree>) -> usize {
-    let mut dropped = 0;
-    trees.retain_mut(|tree| {
-        let differs: Vec<_> = tree.generated.iter().map(|response| response.token_ids != tree.real.token_ids).collect();
-        let keep = |responses: &mut Vec<Response>| {
-            let mut differs = differs.iter();
-            responses.retain(|_| *differs.next().expect("one beside each generated response"));
-        };
-        dropped += differs.iter().filter(|&&differs| !differs).count();
-        keep(&mut tree.generated);
-        keep(&mut tree.base);
-        !tree.generated.is_empty()
-    });
-    dropped
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -150,28 +138,6 @@ mod tests {
                 prop_assert_eq!(bits(&read), bits(&tree));
                 prop_assert_eq!(read, tree);
             }
-        }
-
-        #[test]
-        fn only_identical_pairs_go(trees in trees(), copies in prop::collection::vec(any::<bool>(), 16)) {
-            let mut copies = copies.into_iter().cycle();
-            let mut mixed = trees;
-            for tree in &mut mixed {
-                for response in &mut tree.generated {
-                    if copies.next().unwrap() {
-                        response.token_ids.clone_from(&tree.real.token_ids);
-                    }
-                }
-            }
-            let identical = |trees: &[Tree]| {
-                let of_tree = |t: &Tree| t.generated.iter().filter(|r| r.token_ids == t.real.token_ids).count();
-                trees.iter().map(of_tree).sum::<usize>()
-            };
-            let (same, all) = (identical(&mixed), all_pairs(&mixed).len());
-            prop_assert_eq!(drop_identical(&mut mixed), same);
-            prop_assert_eq!(identical(&mixed), 0);
-            prop_assert_eq!(all_pairs(&mixed).len(), all - same);
-            prop_assert!(mixed.iter().all(|tree| !tree.generated.is_empty()));
         }
     }
 

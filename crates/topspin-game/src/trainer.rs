@@ -196,13 +196,14 @@ impl<D: Device> Trainer<D> {
                 let scored_real = scored(&logprobs[real.outputs.clone()], &tree.real);
                 let mut d_real = 0.0;
                 let generated: Vec<_> = branches.by_ref().take(group.generated.len()).collect();
-                let base: Vec<_> = if tree.base.is_empty() {
-                    Vec::new()
-                } else {
-                    branches.by_ref().take(group.generated.len()).collect()
-                };
-                for (at, &(index, weight)) in group.generated.iter().enumerate() {
-                    let (weight, generated, base) = (f64::from(weight), generated[at], base.get(at));
+                for (&(index, weight), generated) in group.generated.iter().zip(generated) {
+                    let weight = f64::from(weight);
+                    // One branch stands for both where the base's response is the generated one.
+                    let base = match tree.other_base(index) {
+                        Some(_) => branches.next(),
+                        None if tree.base.is_empty() => None,
+                        None => Some(generated),
+                    };
                     let triplet = Triplet {
                         real: scored_real,
                         generated: scored(&logprobs[generated.outputs.clone()], &tree.generated[index]),
@@ -212,9 +213,10 @@ impl<D: Device> Trainer<D> {
                     mean.push(weight, cost.loss);
                     means.push(weight, loss.beta, &triplet);
                     d_real += weight * cost.d_real;
-                    dlogp[generated.outputs.clone()].fill((weight * cost.d_generated / count) as f32);
-                    if let Some(base) = base {
-                        dlogp[base.outputs.clone()].fill((weight * cost.d_base / count) as f32);
+                    let derivatives = [(Some(generated), cost.d_generated), (base, cost.d_base)];
+                    for (branch, derivative) in derivatives.into_iter().filter_map(|(branch, d)| Some((branch?, d))) {
+                        let derivative = (weight * derivative / count) as f32;
+                        dlogp[branch.outputs.clone()].iter_mut().for_each(|dlogp| *dlogp += derivative);
                     }
                 }
                 dlogp[real.outputs.clone()].fill((d_real / count) as f32);

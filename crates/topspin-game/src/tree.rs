@@ -174,7 +174,7 @@ pub(crate) struct Group {
 
 impl Group {
     /// The branches: the real response, then the generated ones, then those of the base model beside them, if the tree has
-    /// such.
+    /// such, that are others.
     pub fn token_tree<'a>(&self, trees: &'a [Tree]) -> TokenTree<'a> {
         let tree = &trees[self.tree];
         let responses = self.responses(tree).map(|response| &response.token_ids[..]);
@@ -184,7 +184,7 @@ impl Group {
     /// The responses of the branches.
     pub fn responses<'a>(&self, tree: &'a Tree) -> impl Iterator<Item = &'a Response> {
         let generated = self.generated.iter().map(|&(index, _)| &tree.generated[index]);
-        let base = self.generated.iter().filter_map(|&(index, _)| tree.base.get(index));
+        let base = self.generated.iter().filter_map(|&(index, _)| tree.other_base(index));
         std::iter::once(&tree.real).chain(generated).chain(base)
     }
 }
@@ -228,7 +228,7 @@ pub(crate) fn split(trees: &[Tree], groups: Vec<Group>, batch_tokens: usize) -> 
         let mut part = Group { tree: group.tree, generated: Vec::new() };
         let mut rows = common;
         for (index, weight) in group.generated {
-            let own = std::iter::once(&tree.generated[index]).chain(tree.base.get(index));
+            let own = std::iter::once(&tree.generated[index]).chain(tree.other_base(index));
             let own: usize = own.map(|response| response.token_ids.len().saturating_sub(1)).sum();
             if rows + own > batch_tokens && !part.generated.is_empty() {
                 let next = Group { tree: group.tree, generated: Vec::new() };

@@ -4,7 +4,9 @@ use std::fmt::Display;
 
 use toml::Value;
 
-use super::{Config, ConfigError, Opponent};
+use super::{Config, ConfigError};
+use crate::objective::Objective;
+use crate::opponent::{Opponent, Reference};
 use crate::schedule::PerIteration;
 
 /// Largest weight of a source: a copy of a record takes as much memory as the record.
@@ -61,18 +63,17 @@ impl Config {
             return range("game.label_smoothing", share, "0 or above, and below 1/2");
         }
 
-        if let (Opponent::Data, Some(samples)) = (game.opponent, game.samples.values().iter().find(|&&n| n != 1)) {
-            return range(
-                "game.samples",
-                samples,
-                "1 where `game.opponent` is \"data\": a record has one rejected response",
-            );
+        game.history_decay.values().iter().try_for_each(|decay| above_zero_to_one("game.history_decay", *decay))?;
+        for decay in game.average_decay.values() {
+            if !(0.0..1.0).contains(decay) {
+                return range("game.average_decay", decay, "0 or above, and below 1");
+            }
         }
+        game.mixture.values().iter().try_for_each(|alpha| share("game.mixture", *alpha))?;
+        (1..=game.iterations).try_for_each(|k| self.opponent(k))?;
 
         rollout.temperature.values().iter().try_for_each(|t| positive("rollout.temperature", *t))?;
-        if !(rollout.top_p > 0.0 && rollout.top_p <= 1.0) {
-            return range("rollout.top_p", rollout.top_p, "above 0, and 1 at most");
-        }
+        above_zero_to_one("rollout.top_p", rollout.top_p)?;
         at_least_one("rollout.max_new_tokens", rollout.max_new_tokens)?;
         at_least_one("rollout.live_sequences", rollout.live_sequences)?;
         at_least_one("rollout.rows_per_step", rollout.rows_per_step)?;
@@ -107,6 +108,41 @@ impl Config {
         Ok(())
     }
 
+    /// Whether the opponent of iteration `k` has what its loss needs.
+    fn opponent(&self, k: usize) -> Result<(), ConfigError> {
+        let game = &self.game;
+        let (opponent, loss, samples) = (*game.opponent.of(k), game.loss(k), *game.samples.of(k));
+        if opponent == Opponent::Data && samples != 1 {
+            let allowed = "1 where `game.opponent` is \"data\": a record has one rejected response";
+            return range("game.samples", samples, allowed);
+        }
+        let lineup = game.lineup(k, k);
+        let by_density = matches!(loss.objective, Objective::Sppo | Objective::Space | Objective::ApoZero);
+        if matches!(lineup.reference, Reference::Geometric(_)) && by_density {
+            let allowed = "another one for an objective that is no function of the margin: the constant of the mixture, which \
+                           no one knows, does not cancel in it";
+            return range("game.opponent", "\"mixture\"", allowed);
+        }
+        if loss.needs().base_logprobs && !lineup.reference.is_sampled_by(&lineup.players) {
+            let allowed = "0 where samples are not the reference's own (`game.opponent` \"mixture\", \"latest_two\")";
+            return range("game.reverse_kl", loss.additions.reverse_kl, allowed);
+        }
+        if loss.needs().base_logprobs && opponent == Opponent::Data {
+            let allowed = "0 where `game.opponent` is \"data\": rejected responses are no samples of the policy";
+            return range("game.reverse_kl", loss.additions.reverse_kl, allowed);
+        }
+        if k > 1
+            && opponent == Opponent::LatestTwo
+            && loss.needs().base_response
+            && !game.loss(k - 1).needs().base_response
+        {
+            let allowed = "another in an iteration whose objective or `forward_kl` asks for responses of the base model where the \
+                           iteration before did not: it takes over what that one made";
+            return range("game.opponent", "\"latest_two\"", allowed);
+        }
+        Ok(())
+    }
+
     /// Whether every list has one value for each iteration.
     fn lengths(&self) -> Result<(), ConfigError> {
         let iterations = self.game.iterations;
@@ -115,6 +151,10 @@ impl Config {
             _ => Ok(()),
         };
         check("data.prompts", listed(&self.data.prompts))?;
+        check("game.opponent", listed(&self.game.opponent))?;
+        check("game.history_decay", listed(&self.game.history_decay))?;
+        check("game.average_decay", listed(&self.game.average_decay))?;
+        check("game.mixture", listed(&self.game.mixture))?;
         check("game.beta", listed(&self.game.beta))?;
         check("game.objective", listed(&self.game.objective))?;
         check("game.samples", listed(&self.game.samples))?;
@@ -156,6 +196,10 @@ pub(super) fn not_negative(key: &str, value: f64) -> Result<(), ConfigError> {
 
 fn share(key: &str, value: f64) -> Result<(), ConfigError> {
     if (0.0..=1.0).contains(&value) { Ok(()) } else { range(key, value, "between 0 and 1") }
+}
+
+fn above_zero_to_one(key: &str, value: f64) -> Result<(), ConfigError> {
+    if value > 0.0 && value <= 1.0 { Ok(()) } else { range(key, value, "above 0, and 1 at most") }
 }
 
 fn above_zero_below_one(key: &str, value: f64) -> Result<(), ConfigError> {

@@ -24,6 +24,7 @@ pub use score::{Score, ScoreKind, ScoreUse};
 pub use sources::{Part, Sources, fetch};
 
 use crate::objective::{Additions, Loss, Objective};
+use crate::opponent::{self, Lineup, Opponent};
 use crate::schedule::{PerIteration, Shape};
 
 /// All settings of a run.
@@ -251,10 +252,18 @@ impl Default for Sft {
 pub struct Game {
     /// Self-play iterations. Three, as most of the gain comes early; the best one is named, not the last.
     pub iterations: usize,
-    /// Who gives the generated responses: `model`, as in self-play, or `data`, the rejected ones of preference pairs. With
-    /// `data` nothing is sampled and an iteration is a round of DPO whose reference is the model before it; one iteration
-    /// is DPO itself.
-    pub opponent: Opponent,
+    /// Who gives the generated responses, and whose log-probabilities are the reference (docs/method.md). The latest model,
+    /// as SPIN. With `data` nothing is sampled and an iteration is a round of DPO whose reference is the model before it;
+    /// one iteration is DPO itself.
+    pub opponent: PerIteration<Opponent>,
+    /// In a `history`, the weight of a model beside that of the next younger one. 1: all alike, as fictitious play has it.
+    pub history_decay: PerIteration<f64>,
+    /// In an `average`, the weight of what was averaged before when a model joins it. A half: the base soon counts for
+    /// little.
+    pub average_decay: PerIteration<f64>,
+    /// In a `mixture`, the exponent of the base, alpha-SPIN's alpha, 0 to 1. The nearer to 1, the nearer the game stays to the
+    /// base, and the further from the data.
+    pub mixture: PerIteration<f64>,
     /// Weight of the KL term: the larger, the smaller the step. 1: the exact iteration then converges in one step, and
     /// it oscillates below 1/2 (docs/method.md).
     pub beta: PerIteration<f64>,
@@ -274,9 +283,6 @@ pub struct Game {
     pub reverse_kl: PerIteration<f64>,
     /// Responses sampled for each prompt. One, as in the SPIN paper; many help where prompts are few.
     pub samples: PerIteration<usize>,
-    /// Whether an iteration also trains on the pairs of the one before it, scored anew by the present opponent: the
-    /// recipe of the SPIN authors. Off: it doubles the cost of an iteration.
-    pub mix_previous: bool,
     /// Seed of every random number of the run.
     pub seed: u64,
 }
@@ -285,7 +291,10 @@ impl Default for Game {
     fn default() -> Self {
         Self {
             iterations: 3,
-            opponent: Opponent::Model,
+            opponent: PerIteration::One(Opponent::Latest),
+            history_decay: PerIteration::One(1.0),
+            average_decay: PerIteration::One(0.5),
+            mixture: PerIteration::One(0.1),
             beta: PerIteration::One(1.0),
             objective: PerIteration::One(Objective::Logistic),
             nll: PerIteration::One(0.0),
@@ -294,13 +303,27 @@ impl Default for Game {
             forward_kl: PerIteration::One(0.0),
             reverse_kl: PerIteration::One(0.0),
             samples: PerIteration::One(1),
-            mix_previous: false,
             seed: 0,
         }
     }
 }
 
 impl Game {
+    /// The opponent of an iteration before which there are `models` models.
+    pub fn lineup(&self, k: usize, models: usize) -> Lineup {
+        let weights = opponent::Weights {
+            history_decay: *self.history_decay.of(k),
+            average_decay: *self.average_decay.of(k),
+            mixture: *self.mixture.of(k),
+        };
+        Lineup::new(*self.opponent.of(k), models, weights)
+    }
+
+    /// Whether rejected responses of the data are played against.
+    pub fn takes_rejected(&self) -> bool {
+        self.opponent.values().contains(&Opponent::Data)
+    }
+
     /// The settings of what is added to the objective, with their names.
     fn additions(&self) -> [(&'static str, &PerIteration<f64>); 5] {
         [
@@ -323,16 +346,6 @@ impl Game {
         };
         Loss { objective: *self.objective.of(k), beta: *self.beta.of(k), additions }
     }
-}
-
-/// Who gives the generated responses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Opponent {
-    /// The model as it stood before the iteration.
-    Model,
-    /// The data.
-    Data,
 }
 
 /// `[rollout]`: how the opponent's responses are sampled.

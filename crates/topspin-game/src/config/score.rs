@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use super::check::{at_least_one, not_negative, range};
-use super::{ConfigError, Game, Opponent};
+use super::{ConfigError, Game};
 use crate::judge::Pattern;
 use crate::objective::Objective;
+use crate::opponent::Opponent;
 use crate::schedule::PerIteration;
 
 /// `[score]`: an explicit score f of the samples, beside the one that the objective makes or in its place (docs/scores.md).
@@ -98,7 +99,7 @@ impl Score {
                 |problem| range("score.pattern", spelt(&self.pattern), &format!("a regular expression ({problem})"));
             Pattern::new(&self.pattern).map(drop).or_else(fail)?;
         }
-        if self.is_given() && game.opponent == Opponent::Data {
+        if self.is_given() && game.takes_rejected() {
             let allowed = "\"none\" where `game.opponent` is \"data\": nothing is sampled that could be scored";
             return range("score.kind", spelt(self.kind), allowed);
         }
@@ -141,9 +142,10 @@ impl Score {
             let allowed = format!("2 or more {POLICY}: one sample alone has all weight, whatever its score");
             return range("game.samples", samples, &allowed);
         }
-        if game.mix_previous {
-            let allowed = format!("false {POLICY}: its weights are those of the present opponent's own samples");
-            return range("game.mix_previous", true, &allowed);
+        let is_mixed = |opponent: &&Opponent| matches!(opponent, Opponent::LatestTwo | Opponent::Mixture);
+        if let Some(opponent) = game.opponent.values().iter().find(is_mixed) {
+            let allowed = format!("one whose samples are the reference's own {POLICY}: its weights are for those");
+            return range("game.opponent", spelt(opponent), &allowed);
         }
         if let Some(objective) = game.objective.values().iter().find(|&&objective| objective != Objective::Logistic) {
             return range("game.objective", spelt(objective), &format!("left out {POLICY}: there is no margin"));

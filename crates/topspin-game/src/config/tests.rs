@@ -181,7 +181,10 @@ fn values_out_of_range_are_named() {
     }
     for (set, expected) in [
         ("game.samples=1", "`game.samples` is 1, but must be 2 or more where `score.use` is \"policy\""),
-        ("game.mix_previous=true", "`game.mix_previous` is true, but must be false where `score.use` is \"policy\""),
+        (
+            "game.opponent=['latest', 'mixture', 'latest']",
+            "`game.opponent` is \"mixture\", but must be one whose samples are the reference's own where `score.use` is \"policy\"",
+        ),
         ("game.objective=hinge", "`game.objective` is \"hinge\", but must be left out where `score.use` is \"policy\""),
         ("game.nll=0.1", "`game.nll` is 0.1, but must be 0 where `score.use` is \"policy\""),
         ("game.dpop=[0, 1, 0]", "`game.dpop` is [0.0, 1.0, 0.0], but must be 0 where `score.use` is \"policy\""),
@@ -211,6 +214,10 @@ fn lists_have_a_value_for_each_iteration() {
         "train.lr",
         "train.epochs",
         "game.objective",
+        "game.opponent",
+        "game.history_decay",
+        "game.average_decay",
+        "game.mixture",
         "game.nll",
         "game.dpop",
         "game.label_smoothing",
@@ -220,7 +227,8 @@ fn lists_have_a_value_for_each_iteration() {
     ] {
         let one = match key {
             "game.objective" => "'logistic'",
-            "game.label_smoothing" => "0.1",
+            "game.opponent" => "'base'",
+            "game.average_decay" | "game.label_smoothing" => "0.1",
             _ => "1",
         };
         let list = |n: usize| format!("{key}=[{}]", vec![one; n].join(","));

@@ -97,6 +97,18 @@ impl Loss {
         }
     }
 
+    /// Whether a pair of equal responses has no gradient, wherever the policy stands. It has none in a function of the
+    /// margin alone, which is 0 there, nor where what both sides add cancels.
+    pub fn ignores_identical(&self) -> bool {
+        // Differences that a formula does not cancel by itself show at any place but 0.
+        [-1.5, 0.75].into_iter().all(|log_ratio| {
+            let at = Scored { logp: log_ratio - 4.0, log_ratio, base_log_ratio: log_ratio, tokens: 3 };
+            let base = Some(Scored { logp: -5.0, ..at });
+            let cost = self.pair(&Triplet { real: at, generated: at, base });
+            (cost.d_real + cost.d_generated).abs() < 1e-12 * cost.d_real.abs() && cost.d_base == 0.0
+        })
+    }
+
     /// The cost of a pair.
     ///
     /// # Panics
@@ -245,6 +257,26 @@ mod tests {
                 prop_assert!((found.d_real - real).abs() < tolerance, "{objective:?}: {} {real}", found.d_real);
                 prop_assert!((found.d_generated - generated).abs() < tolerance, "{objective:?}: {} {generated}", found.d_generated);
                 prop_assert!((found.d_base - base).abs() < tolerance, "{objective:?}: {} {base}", found.d_base);
+            }
+        }
+
+        #[test]
+        fn who_ignores_identical_pairs_learns_nothing_from_them(
+            beta in 0.01..3.0f64,
+            additions in additions(),
+            at in scored(),
+            base in scored(),
+        ) {
+            for &objective in Objective::ALL {
+                let loss = Loss { objective, beta, additions };
+                let alone = !matches!(objective, Objective::Sppo | Objective::Space | Objective::Triplet);
+                let bare = Additions { label_smoothing: additions.label_smoothing, ..Additions::default() };
+                prop_assert_eq!(loss.ignores_identical(), alone && additions == bare, "{:?}", loss);
+                if loss.ignores_identical() {
+                    let cost = loss.pair(&Triplet { real: at, generated: at, base: Some(base) });
+                    prop_assert!((cost.d_real + cost.d_generated).abs() < 1e-12, "{cost:?}");
+                    prop_assert_eq!(cost.d_base, 0.0);
+                }
             }
         }
 

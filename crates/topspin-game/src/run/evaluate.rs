@@ -12,6 +12,7 @@ use topspin_rollout::{Finish, Sampling};
 use super::command::{Call, Given};
 use super::items::TestItem;
 use super::lines::{read_lines, write_json, write_lines};
+use super::lineup::Answerer;
 use super::rollouts::Wanted;
 use super::summary::words;
 use super::{Done, Run, RunError, is_wanted, scorer};
@@ -87,10 +88,11 @@ impl<D: Device + Clone> Run<'_, D> {
             0 => self.config.rollout.max_new_tokens,
             most => most,
         };
-        let sample = |item: &TestItem| Wanted::sample(item.line, &item.record.id, &item.prompt, 0, max_new_tokens);
+        let sample = |item: &TestItem| Wanted::sample(0, item.line, &item.record.id, &item.prompt, 0, max_new_tokens);
         let wanted = self.items.test.iter().map(sample).collect();
         let name = format!("{folder}/{kind}");
-        let samples = self.complete(&name, folder, wanted, sampling, EVALUATION)?;
+        let model = [Answerer::Folder(folder.into())];
+        let samples = self.complete(&name, &model, wanted, sampling, EVALUATION)?;
         let generations = self.items.test.iter().zip(samples).map(|(item, sample)| {
             Generation::new(&item.record, item.good.clone(), &sample.response, &self.base.dialect)
         });
@@ -157,7 +159,7 @@ impl<D: Device + Clone> Run<'_, D> {
     /// independent: together they are one unit of the intervals.
     fn likelihoods(&mut self, folder: &str) -> Result<Vec<Nll>, RunError> {
         let name = format!("{folder}/eval");
-        let decoder = self.decoder(folder)?;
+        let decoder = self.answering(&Answerer::Folder(folder.into()))?;
         let mut tape = Tape::new(decoder.device(), Keep::Nothing);
         let trees: Vec<_> = self.items.test.iter().filter(|item| !item.good_tokens.is_empty()).collect();
         self.observer.begin(&name, "prompts", trees.len(), 0);

@@ -15,7 +15,7 @@ use topspin_rollout::Finish;
 
 use super::RunError;
 use super::manifest::Records;
-use crate::config::{Config, Data, Opponent, Turns, fetch};
+use crate::config::{Config, Data, Turns, fetch};
 use crate::pair::Example;
 
 /// Seed of the held-out share and of the test records drawn: not the run's, so that runs with other seeds are evaluated
@@ -36,7 +36,7 @@ pub struct Item {
     pub real: Vec<u32>,
     /// Whether the real response was cut.
     pub finish: Finish,
-    /// Tokens of the rejected response and whether it was cut, where the data play the opponent.
+    /// Tokens of the rejected response and whether it was cut, where the data play the opponent in some iteration.
     pub rejected: Option<(Vec<u32>, Finish)>,
     /// The record, where responses are scored by their text.
     pub record: Option<Record>,
@@ -129,7 +129,7 @@ impl Items {
             records.read += found(&test);
             (test, train)
         };
-        if config.game.opponent == Opponent::Data && data.max_unusable == 0.0 {
+        if config.game.takes_rejected() && data.max_unusable == 0.0 {
             check_rejected(&train)?;
         }
         let mut encoder = Encoder::new(config, decoder, dialect);
@@ -250,7 +250,7 @@ struct Encoder<'a> {
     prompt_limit: usize,
     response_limit: usize,
     turns: Turns,
-    opponent: Opponent,
+    takes_rejected: bool,
     /// Whether responses are scored by their text.
     scored: bool,
     /// Whether a record that cannot be used is left out; else it is an error.
@@ -286,7 +286,7 @@ impl<'a> Encoder<'a> {
             prompt_limit: config.data.max_prompt_tokens,
             response_limit,
             turns: config.sft.turns,
-            opponent: config.game.opponent,
+            takes_rejected: config.game.takes_rejected(),
             scored: config.score.is_given(),
             tolerant: config.data.max_unusable > 0.0,
             unusable: Vec::new(),
@@ -366,10 +366,7 @@ impl<'a> Encoder<'a> {
             Turns::Last => None,
             Turns::All => Some(self.conversation(&record, text)?),
         };
-        let rejected = match self.opponent {
-            Opponent::Model => None,
-            Opponent::Data => Some(self.rejected(&record, &prompt)?),
-        };
+        let rejected = if self.takes_rejected { Some(self.rejected(&record, &prompt)?) } else { None };
         let (line, id) = (record.number, record.id.clone());
         Ok(Item { line, id, prompt, real, finish, rejected, record: self.scored.then_some(record), conversation })
     }

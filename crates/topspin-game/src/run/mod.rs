@@ -13,6 +13,7 @@
 //! iter-1/            the first iteration
 //!   rollouts.jsonl   one line per sample of the opponent
 //!   real.jsonl       one line per prompt: its real response with the opponent's log-probabilities
+//!   base.jsonl       where the loss needs them: responses of the model that the iterations start from
 //!   scores.jsonl     one line per response, where there is an explicit score
 //!   pairs.jsonl      one line per prompt: its real and generated responses with the opponent's log-probabilities
 //!   metrics.jsonl    one line per optimizer step; a function of the inputs alone
@@ -33,6 +34,7 @@ mod evaluate;
 mod guard;
 mod items;
 mod lines;
+mod lineup;
 mod manifest;
 mod observer;
 mod open;
@@ -284,12 +286,6 @@ impl<D: Device + Clone> Run<'_, D> {
             return Ok(self.base.with_adapter(&dir)?);
         }
         Ok(ModelFiles::open(&ModelSource::Folder(dir))?)
-    }
-
-    /// The model that the stage folder `of` ended with, to generate and score.
-    fn decoder(&self, of: &str) -> Result<Decoder<D>, RunError> {
-        let for_use = self.config.model.weights.laid_out(Use::Forward);
-        Ok(self.ended_with(of)?.frozen(self.device.clone(), self.precision, for_use)?)
     }
 
     /// The model that the stage folder `of` ended with, to be trained in the stage `number`: all of it, or its adapter, a new

@@ -84,7 +84,8 @@ impl<D: Device + Clone> Run<'_, D> {
     fn scored_responses(&self, round: &Round) -> Result<Vec<Rollout>, RunError> {
         let mut responses: Vec<Rollout> = read_lines(&self.path(&format!("{}.jsonl", round.stage("rollouts"))))?;
         if !self.config.score.is_policy() {
-            responses.extend(read_lines::<Rollout>(&self.path(&format!("{}/real.jsonl", round.folder)))?);
+            let share = self.items.share(&self.config, round.iteration);
+            responses.extend(share.into_iter().map(Rollout::bare));
         }
         Ok(responses)
     }
@@ -206,7 +207,7 @@ impl<D: Device + Clone> Run<'_, D> {
     /// They are left out because their gradient has an expectation of 0 at the opponent and is noise alone.
     pub(super) fn weighted(&self, round: &Round) -> Result<(Vec<Weighted>, usize), RunError> {
         let responses: Vec<Rollout> = read_lines(&self.path(&format!("{}.jsonl", round.stage("rollouts"))))?;
-        let scores = self.judged(round)?;
+        let scores = self.judged(&round.folder)?;
         let (items, beta) = (self.items.by_line(), *self.config.game.beta.of(round.iteration));
         let both: Vec<_> = responses.into_iter().zip(scores).collect();
         // Samples of a prompt stand side by side.
@@ -219,9 +220,10 @@ impl<D: Device + Clone> Run<'_, D> {
         Ok((prompts, level.len()))
     }
 
-    /// The scores of a round: of its samples in the order of `rollouts.jsonl`, then of real responses if they are judged.
-    pub(super) fn judged(&self, round: &Round) -> Result<Vec<Judged>, RunError> {
-        read_lines(&self.path(&format!("{}.jsonl", round.stage("scores"))))
+    /// The scores of a round in `folder`: of its samples in the order of `rollouts.jsonl`, then of real responses if they are
+    /// judged.
+    pub(super) fn judged(&self, folder: &str) -> Result<Vec<Judged>, RunError> {
+        read_lines(&self.path(&format!("{folder}/scores.jsonl")))
     }
 }
 

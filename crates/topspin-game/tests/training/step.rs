@@ -4,7 +4,7 @@ use std::f64::consts::LN_2;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use topspin_game::objective::{Loss, Objective};
+use topspin_game::objective::{Additions, Loss, Objective};
 use topspin_game::pair::{Example, Pair, Response, Tree, all_pairs};
 use topspin_game::trainer::{TrainError, TrainSettings, Trainer};
 use topspin_kernels::cpu::Cpu;
@@ -134,6 +134,18 @@ fn what_cannot_be_trained_on_is_named() {
     trees[0].real.token_ids.clear();
     trees[0].real.logprobs.clear();
     assert!(spin(&trees, &first).contains("has no tokens"), "{}", spin(&trees, &first));
+    let with = |reverse_kl, objective| {
+        let additions = Additions { reverse_kl, ..Additions::default() };
+        Loss { objective, beta: 0.1, additions }
+    };
+    let (trees, _) = example(settings(ADAMW, 50));
+    let error = trainer.spin_step(&trees, &first, &with(0.1, Objective::Logistic)).unwrap_err().to_string();
+    let problem = format!("has {tokens} tokens but 0 log-probabilities of the base model; score its pairs anew");
+    assert!(error.ends_with(&problem), "{error}");
+    let error = trainer.spin_step(&trees, &first, &with(0.0, Objective::Triplet)).unwrap_err().to_string();
+    let wanted = trees[0].generated.len();
+    let problem = format!("has {wanted} generated responses but 0 of the base model; make its pairs anew");
+    assert!(error.ends_with(&problem), "{error}");
     let example = Example { prompt_id: "b".into(), prompt: vec![], response: vec![1], turns: vec![] };
     let error = trainer.sft_step(&[example], &[0]).unwrap_err().to_string();
     assert_eq!(error, "the prompt `b` has no tokens; remove its record");

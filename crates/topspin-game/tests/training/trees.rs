@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use proptest::prelude::*;
-use topspin_game::objective::{Loss, Objective};
+use topspin_game::objective::{Additions, Loss, Objective, Scored, Triplet};
 use topspin_game::optimizer::Rule;
 use topspin_game::pair::{Example, Response, Tree, all_pairs};
 use topspin_game::policy::{Weighted, all_draws};
@@ -49,10 +49,38 @@ impl FullRows {
         self.decoder.backward(&batch, &mut self.tape, &vec![d as f32; response.len()], grads, true);
     }
 
-    fn log_ratio(&mut self, prompt: &[u32], response: &Response) -> f64 {
+    /// What the decoder makes of a response, by the definitions.
+    fn scored(&mut self, prompt: &[u32], response: &Response) -> Scored {
         let logprobs = self.logprobs(prompt, &response.token_ids);
-        logprobs.iter().zip(&response.logprobs).map(|(&now, &then)| f64::from(now) - f64::from(then)).sum()
+        let sum = |logprobs: &[f32]| logprobs.iter().map(|&logprob| f64::from(logprob)).sum::<f64>();
+        let logp = sum(&logprobs);
+        Scored {
+            logp,
+            log_ratio: logp - sum(&response.logprobs),
+            base_log_ratio: logp - sum(&response.base_logprobs),
+            tokens: logprobs.len(),
+        }
     }
+}
+
+/// The tree with what the loss needs of a base model, which is no function of the one in training.
+fn with_base(mut tree: Tree, loss: &Loss) -> Tree {
+    let needs = loss.needs();
+    let twisted = |response: &Response| {
+        let token_ids: Vec<_> = response.token_ids.iter().rev().map(|token| (token + 1) % 5).collect();
+        let logprobs = token_ids.iter().map(|&token| -0.9 - 0.2 * token as f32).collect();
+        Response::new(token_ids, logprobs, response.finish)
+    };
+    if needs.base_response {
+        // Where the base is the opponent its responses are the generated ones.
+        let beside =
+            |(at, response): (usize, &Response)| if at % 3 == 1 { response.clone() } else { twisted(response) };
+        tree.base = tree.generated.iter().enumerate().map(beside).collect();
+    }
+    for response in tree.generated.iter_mut().filter(|_| needs.base_logprobs) {
+        response.base_logprobs = response.logprobs.iter().map(|logprob| 0.8 * logprob - 0.1).collect();
+    }
+    tree
 }
 
 fn without_clipping(rule: Rule, batch_tokens: usize, keep: Keep) -> TrainSettings {
@@ -106,26 +134,41 @@ proptest! {
         seed in any::<u64>(),
         trees in trees(),
         beta in 0.05..2.0f64,
+        objective in prop::sample::select(Objective::ALL),
+        added in any::<[bool; 3]>(),
         batch_tokens in 1..80usize,
     ) {
+        let [nll, forward_kl, reverse_kl] = added.map(|added| if added { 0.4 } else { 0.0 });
+        let additions = Additions { nll, forward_kl, reverse_kl, ..Additions::default() };
+        let wanted = Loss { objective, beta, additions };
+        let trees: Vec<_> = trees.into_iter().map(|tree| with_base(tree, &wanted)).collect();
         let pairs = all_pairs(&trees);
         let mut trainer = trainer(&config, seed, without_clipping(ADAMW, batch_tokens, Keep::Everything));
-        let found = trainer.spin_gradient(&trees, &pairs, &Loss::new(Objective::Logistic, beta)).unwrap();
+        let found = trainer.spin_gradient(&trees, &pairs, &wanted).unwrap();
 
         let mut rows = FullRows::new(&config, seed);
         let (mut loss, mut margins) = (0.0, 0.0);
-        let mut terms = [(); 2].map(|()| Memory::zeroed(trainer.grads().len()));
+        let mut terms = [(); 3].map(|()| Memory::zeroed(trainer.grads().len()));
         for pair in &pairs {
-            let tree = &trees[pair.tree];
-            let generated = &tree.generated[pair.generated];
-            let m = beta * (rows.log_ratio(&tree.prompt, &tree.real) - rows.log_ratio(&tree.prompt, generated));
-            loss += (1.0 + (-m).exp()).ln() / pairs.len() as f64;
-            margins += m / pairs.len() as f64;
-            let d = beta / (1.0 + m.exp()) / pairs.len() as f64;
-            rows.backward(&tree.prompt, &tree.real.token_ids, -d, &mut terms[0]);
-            rows.backward(&tree.prompt, &generated.token_ids, d, &mut terms[1]);
+            let Tree { prompt, real, generated, base, .. } = &trees[pair.tree];
+            let (generated, base) = (&generated[pair.generated], base.get(pair.generated));
+            let beside = base.map(|base| {
+                let scored = rows.scored(prompt, base);
+                Scored { log_ratio: 0.0, base_log_ratio: scored.log_ratio, ..scored }
+            });
+            let at = Triplet { real: rows.scored(prompt, real), generated: rows.scored(prompt, generated), base: beside };
+            let cost = wanted.pair(&at);
+            loss += cost.loss / pairs.len() as f64;
+            margins += beta * (at.real.log_ratio - at.generated.log_ratio) / pairs.len() as f64;
+            let responses = [Some(real), Some(generated), base];
+            let slopes = [cost.d_real, cost.d_generated, cost.d_base];
+            for ((response, slope), term) in responses.into_iter().zip(slopes).zip(&mut terms) {
+                if let Some(response) = response {
+                    rows.backward(prompt, &response.token_ids, slope / pairs.len() as f64, term);
+                }
+            }
         }
-        prop_assert!((found.loss - loss).abs() < 1e-12 * (1.0 + loss), "{} {loss}", found.loss);
+        prop_assert!((found.loss - loss).abs() < 1e-12 * (1.0 + loss.abs()), "{} {loss}", found.loss);
         let margin = found.game.unwrap().margin;
         prop_assert!((margin - margins).abs() < 1e-12 * (1.0 + margins.abs()), "{margin} {margins}");
         let (error, name) = distance_from_sum(&config, trainer.grads(), &terms);

@@ -102,7 +102,7 @@ fn long_rejected_responses_are_cut() {
 fn stops_leave_no_trace() {
     let fixture = Fixture::new();
     write_preferences(&fixture);
-    let sets = [&GIVEN[..], &["game.mix_previous=true", "rollout.live_sequences=2"]].concat();
+    let sets = [&GIVEN[..], &["rollout.live_sequences=2"]].concat();
     fixture.play("whole", &sets).unwrap();
     let (stops, _) = play_with_stops(&fixture.config("stopped", &sets), 1, 40);
     assert!(stops >= 5, "{stops} stops");
@@ -129,5 +129,5 @@ fn records_without_a_rejected_response_are_counted() {
     assert_eq!((manifest.records.train, manifest.records.unusable["empty"]), (24, 2));
     let changed = fixture.play("out", &["game.iterations=1", "game.samples=1", "data.max_unusable=0.1"]);
     let changed = changed.unwrap_err().to_string();
-    assert!(changed.contains("was begun with `game.opponent` = \"data\", and it is now \"model\""), "{changed}");
+    assert!(changed.contains("was begun with `game.opponent` = \"data\", and it is now \"latest\""), "{changed}");
 }

@@ -24,6 +24,7 @@ mod adapter;
 mod changes;
 mod data;
 mod given;
+mod opponents;
 mod resume;
 mod scores;
 mod settings;

@@ -49,7 +49,7 @@ pub(super) fn play_with_stops(config: &Config, seed: u64, longest: usize) -> (us
 #[test]
 fn stops_leave_no_trace() {
     let fixture = Fixture::new();
-    let sets = ["game.mix_previous=true", "train.optimizer=adamw"];
+    let sets = ["game.opponent=latest_two", "train.optimizer=adamw"];
     fixture.play("whole", &sets).unwrap();
     let mut resumed = Vec::new();
     for seed in 0..3 {

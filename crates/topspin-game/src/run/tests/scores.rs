@@ -107,7 +107,7 @@ fn each_kind_judges_pairs_and_weighs_samples() {
 fn a_gap_by_iteration_applies_to_the_pairs_of_the_iteration_before_too() {
     let fixture = Fixture::new();
     let sets =
-        ["score.kind=length", "score.gap=[0, 3]", "game.mix_previous=true", "data.fresh=false", "game.samples=3"];
+        ["score.kind=length", "score.gap=[0, 3]", "game.opponent=latest_two", "data.fresh=false", "game.samples=3"];
     fixture.play("out", &sets).unwrap();
     let both = [1, 2].map(|k| scores(&fixture, &format!("out/iter-{k}")));
     let worse = |k: usize, gap: f64| {
@@ -120,6 +120,24 @@ fn a_gap_by_iteration_applies_to_the_pairs_of_the_iteration_before_too() {
     assert!(worse(1, 3.0) > 0 && worse(1, 3.0) < worse(1, 0.0));
     let mixed = figures(&fixture, "out", "iter-2/pairs")["mixed"].as_u64().unwrap() as usize;
     assert_eq!(mixed, worse(1, 3.0));
+}
+
+/// Where several models answer, the real responses are not in the rollouts, and are judged all the same. A loss that learns
+/// from pairs of equal responses gets none: they are not worse.
+#[test]
+fn responses_of_several_players_are_judged_alike() {
+    let fixture = Fixture::new();
+    let history = ["score.kind=length", "score.target_tokens=4", "game.opponent=history", "game.objective=sppo"];
+    fixture.play("pairs", &history).unwrap();
+    assert!(!Path::new(&fixture.path("pairs/iter-2/real.jsonl")).exists());
+    let scores = scores(&fixture, "pairs/iter-2");
+    let rollouts = read_rollouts(&fixture, "pairs/iter-2/rollouts.jsonl");
+    let worse = rollouts.iter().filter(|r| scores[&(r.line, None)] > scores[&(r.line, r.sample)]).count();
+    let judged = figures(&fixture, "pairs", "iter-2/pairs");
+    assert_eq!((judged["pairs"].as_u64(), judged["identical"].as_u64()), (Some(worse as u64), Some(0)));
+    assert!(worse > 0 && worse < rollouts.len());
+    fixture.play("policy", &[&history[..3], &["score.use=policy"]].concat()).unwrap();
+    assert!(lines(&fixture.path("policy/iter-2/metrics.jsonl"))[0]["scores/mean"].as_f64().unwrap() < 0.0);
 }
 
 /// The first loss of an iteration is that of the opponent, whose log-probabilities stand in `rollouts.jsonl`.

@@ -59,30 +59,6 @@ fn iterations_take_fresh_shares_or_the_same() {
 }
 
 #[test]
-fn previous_pairs_are_mixed_in_and_scored_by_the_present_opponent() {
-    let fixture = Fixture::new();
-    let sets = ["game.mix_previous=true", "data.fresh=false", "data.prompts=6"];
-    fixture.play("mixed", &sets).unwrap();
-    let [first, second] = [1, 2].map(|k| lines(&fixture.path(&format!("mixed/iter-{k}/pairs.jsonl"))));
-    let count = |trees: &[Value]| trees.iter().map(|tree| tree["generated"].as_array().unwrap().len()).sum::<usize>();
-    let figures = figures(&fixture, "mixed", "iter-2/pairs");
-    assert_eq!(figures["pairs"], count(&second));
-    assert_eq!(figures["mixed"], count(&first));
-    assert!(count(&first) > 0);
-    for tree in &first {
-        let there = second.iter().find(|other| other["prompt_id"] == tree["prompt_id"]).unwrap();
-        for old in tree["generated"].as_array().unwrap() {
-            let new = there["generated"].as_array().unwrap();
-            let again = new.iter().find(|response| response["token_ids"] == old["token_ids"]).unwrap();
-            assert_ne!(again["logprobs"], old["logprobs"], "the opponent is another one");
-        }
-    }
-    // At the opponent every margin is 0, of old pairs too: else the first step would tell.
-    let metrics = lines(&fixture.path("mixed/iter-2/metrics.jsonl"));
-    assert_eq!(metrics[0]["loss"], json!(std::f64::consts::LN_2));
-}
-
-#[test]
 fn without_a_supervised_stage_the_model_stays_as_it_is() {
     let fixture = Fixture::new();
     fixture.play("out", &["sft.enabled=false", "sft.controls=[]", "game.iterations=1"]).unwrap();

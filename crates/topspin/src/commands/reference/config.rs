@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use serde::Serialize;
 use topspin_game::config::Config;
 use topspin_game::objective::Objective;
 
@@ -15,6 +16,8 @@ const SCORE: &str = include_str!("../../../../topspin-game/src/config/score.rs")
 const DATA: &str = include_str!("../../../../topspin-data/src/shape.rs");
 /// The definition of [`topspin_game::schedule::Shape`].
 const SCHEDULE: &str = include_str!("../../../../topspin-game/src/schedule.rs");
+/// The definition of [`topspin_game::opponent::Opponent`].
+const OPPONENT: &str = include_str!("../../../../topspin-game/src/opponent.rs");
 
 /// A struct or an enum of the source: its comment, and its fields or variants.
 #[derive(Default)]
@@ -32,6 +35,7 @@ pub fn chapter() -> String {
     items.extend(self::items(SCORE));
     items.extend(self::items(SCHEDULE).remove_entry("Shape"));
     items.extend(self::items(DATA).remove_entry("RecordShape"));
+    items.extend(self::items(OPPONENT).remove_entry("Opponent"));
     items.insert("Objective".into(), objectives());
     let defaults: BTreeMap<_, _> = Config::default().entries().into_iter().collect();
     let mut page = String::new();
@@ -91,11 +95,14 @@ fn in_snake_case(name: &str) -> String {
 
 /// The objectives, which a macro defines.
 fn objectives() -> Item {
-    let name = |objective| serde_json::to_value(objective).expect("an objective is a name");
-    let member = |&objective: &Objective| {
-        (name(objective).as_str().unwrap_or_default().to_owned(), String::new(), objective.about().into())
-    };
+    let member = |&objective: &Objective| (name(objective), String::new(), objective.about().into());
     Item { members: Objective::ALL.iter().map(member).collect(), ..Item::default() }
+}
+
+/// What a value is called in a configuration.
+fn name(value: impl Serialize) -> String {
+    let value = serde_json::to_value(value).expect("it is a name");
+    value.as_str().expect("it is a name").to_owned()
 }
 
 /// The public structs and enums of a Rust source that is formatted by rustfmt.
