@@ -113,6 +113,15 @@ fn says_what_a_path_is() {
     live_sequences = 64
     rows_per_step = 512
 
+    [score]
+    kind = "none"
+    use = "pairs"
+    gap = 0.0
+    pattern = ""
+    target_tokens = 0
+    command = []
+    timeout = 600
+
     [train]
     optimizer = "rmsprop"
     lr = 0.000002

@@ -18,4 +18,5 @@ mod malformed;
 mod preference;
 mod reference;
 mod runs;
+mod scores;
 mod smollm2;

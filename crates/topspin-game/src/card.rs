@@ -210,7 +210,8 @@ impl Card {
     fn settings(&mut self, config: &Config) {
         self.line("\n## Settings\n\n```toml");
         for (key, value) in config.entries() {
-            let local = LOCAL.iter().any(|local| key.starts_with(local)) || key == "eval.scorer";
+            let local =
+                LOCAL.iter().any(|local| key.starts_with(local)) || ["eval.scorer", "score.command"].contains(&&*key);
             if !local || key == "output.precision" {
                 let _ = writeln!(self.text, "{key} = {value}");
             }

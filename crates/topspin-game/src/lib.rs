@@ -3,6 +3,7 @@
 pub mod card;
 pub mod checkpoint;
 pub mod config;
+pub mod judge;
 pub mod lab;
 pub mod metrics;
 pub mod objective;
@@ -10,6 +11,7 @@ pub mod opponent;
 pub mod optimizer;
 pub mod order;
 pub mod pair;
+pub mod policy;
 pub mod quickstart;
 pub mod run;
 pub mod schedule;

@@ -13,11 +13,14 @@ use crate::objective::Triplet;
 pub struct StepMetrics {
     /// Number of the step in its stage, from 1.
     pub step: u32,
-    /// Mean loss: over the step's pairs, or over the step's response tokens in supervised training.
+    /// Mean loss: over the step's pairs, over its response tokens in supervised training, or over its weighted samples.
     pub loss: f64,
     /// The two sides of the game; absent in supervised training.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub game: Option<GameMetrics>,
+    /// The samples of a policy step; absent elsewhere.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<FitMetrics>,
     /// Euclidean norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Learning rate of the step.
@@ -45,6 +48,17 @@ pub struct GameMetrics {
     /// Log-probability of the generated response under the policy, summed over its tokens.
     #[serde(rename = "logps/generated")]
     pub logp_generated: f64,
+}
+
+/// The samples of a step of the weighted fit ([`crate::policy`]).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FitMetrics {
+    /// Mean score of the samples, unweighted.
+    #[serde(rename = "scores/mean")]
+    pub score: f64,
+    /// How many samples of equal weight would say as much.
+    #[serde(rename = "scores/effective_samples")]
+    pub effective_samples: f64,
 }
 
 /// How fast a step was.
@@ -168,13 +182,21 @@ mod tests {
             logp_real: -12.5,
             logp_generated: -31.0,
         };
-        let metrics = StepMetrics { step: 3, loss: 0.5, game: Some(game), grad_norm: 1.5, lr: 5e-7 };
+        let metrics = StepMetrics { step: 3, loss: 0.5, game: Some(game), fit: None, grad_norm: 1.5, lr: 5e-7 };
         let line = serde_json::to_string(&metrics).unwrap();
         assert_eq!(
             line,
             r#"{"step":3,"loss":0.5,"rewards/real":0.1,"rewards/generated":-0.2,"rewards/accuracies":0.75,"rewards/margins":0.30000000000000004,"logps/real":-12.5,"logps/generated":-31.0,"grad_norm":1.5,"lr":5e-7}"#
         );
         assert_eq!(serde_json::from_str::<StepMetrics>(&line).unwrap(), metrics);
+        let fit = FitMetrics { score: 0.25, effective_samples: 12.5 };
+        let policy = StepMetrics { game: None, fit: Some(fit), ..metrics.clone() };
+        let line = serde_json::to_string(&policy).unwrap();
+        assert_eq!(
+            line,
+            r#"{"step":3,"loss":0.5,"scores/mean":0.25,"scores/effective_samples":12.5,"grad_norm":1.5,"lr":5e-7}"#
+        );
+        assert_eq!(serde_json::from_str::<StepMetrics>(&line).unwrap(), policy);
         let supervised = StepMetrics { game: None, ..metrics };
         let line = serde_json::to_string(&supervised).unwrap();
         assert_eq!(line, r#"{"step":3,"loss":0.5,"grad_norm":1.5,"lr":5e-7}"#);

@@ -93,13 +93,14 @@ pub fn all_pairs(trees: &[Tree]) -> Vec<Pair> {
     trees.iter().enumerate().flat_map(of_tree).collect()
 }
 
-/// Where in [`all_pairs`] of the same trees those stand that belong together: neighbours of one tree, `most` at a time.
-pub fn siblings(trees: &[Tree], most: usize) -> Vec<Range<usize>> {
+/// Where in [`all_pairs`] of trees of these `sizes` those stand that belong together: neighbours of one tree, `most` at a
+/// time.
+pub fn siblings(sizes: impl IntoIterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
     let mut groups = Vec::new();
     let mut end = 0;
-    for tree in trees {
+    for size in sizes {
         let start = end;
-        end += tree.generated.len();
+        end += size;
         groups.extend((start..end).step_by(most).map(|at| at..end.min(at + most)));
     }
     groups
@@ -144,7 +145,7 @@ mod tests {
         #[test]
         fn siblings_are_of_one_tree_and_as_many_as_may_be(trees in trees(), most in 1..5usize) {
             let pairs = all_pairs(&trees);
-            let groups = siblings(&trees, most);
+            let groups = siblings(trees.iter().map(|tree| tree.generated.len()), most);
             prop_assert_eq!(groups.iter().cloned().flatten().collect::<Vec<_>>(), (0..pairs.len()).collect::<Vec<_>>());
             for group in &groups {
                 prop_assert!((1..=most).contains(&group.len()));

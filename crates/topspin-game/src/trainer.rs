@@ -1,4 +1,4 @@
-//! The trainer: one step of self-play or of supervised training, whatever the objective.
+//! The trainer: one step of self-play, of supervised training or of a weighted fit, whatever the objective.
 //!
 //! A step packs its examples into batches ([`crate::tree`]), runs each forward and backward, adds up the gradients in
 //! order, clips, and lets the optimizer step. Losses and derivatives of log-probabilities are computed in f64.
@@ -10,10 +10,11 @@ use topspin_kernels::device::{Buffer, Device};
 use topspin_kernels::rng::Key;
 use topspin_model::decoder::{Decoder, DropoutDraw, Flops, Keep, Tape};
 
-use crate::metrics::{GameMeans, GameMetrics, Mean, StepMetrics, Throughput};
+use crate::metrics::{FitMetrics, GameMeans, GameMetrics, Mean, StepMetrics, Throughput};
 use crate::objective::{Loss, Scored, Triplet};
 use crate::optimizer::{Optimizer, OptimizerSettings};
 use crate::pair::{Example, Pair, Response, Tree};
+use crate::policy::{self, Draw, Weighted};
 use crate::schedule::Schedule;
 use crate::score::score;
 use crate::tree::{Group, Packed, TokenTree, TreeError, group, pack, split};
@@ -93,6 +94,8 @@ pub struct Gradient {
     pub loss: f64,
     /// Both sides of the game, in self-play.
     pub game: Option<GameMetrics>,
+    /// The samples, in a policy step.
+    pub fit: Option<FitMetrics>,
     /// Euclidean norm before clipping.
     pub norm: f64,
     /// Work done so far.
@@ -158,8 +161,8 @@ impl<D: Device> Trainer<D> {
         self.decoder.device().sum_squares(params.head(params.len())).is_finite()
     }
 
-    /// The gradient arena, as the last [`spin_gradient`](Self::spin_gradient) or
-    /// [`sft_gradient`](Self::sft_gradient) left it.
+    /// The gradient arena, as the last [`spin_gradient`](Self::spin_gradient), [`sft_gradient`](Self::sft_gradient) or
+    /// [`fit_gradient`](Self::fit_gradient) left it.
     pub fn grads(&self) -> &D::Buffer {
         &self.grads
     }
@@ -174,6 +177,12 @@ impl<D: Device> Trainer<D> {
     /// alike.
     pub fn sft_step(&mut self, examples: &[Example], chosen: &[usize]) -> Result<Step, TrainError> {
         let gradient = self.sft_gradient(examples, chosen)?;
+        self.apply(gradient)
+    }
+
+    /// One step of the weighted fit on samples of `prompts`: the mean of `-w log p` over them, whose weights are 1 on average.
+    pub fn fit_step(&mut self, prompts: &[Weighted], chosen: &[Draw]) -> Result<Step, TrainError> {
+        let gradient = self.fit_gradient(prompts, chosen)?;
         self.apply(gradient)
     }
 
@@ -221,7 +230,7 @@ impl<D: Device> Trainer<D> {
                 dlogp[real.outputs.clone()].fill((d_real / count) as f32);
             }
         })?;
-        Ok(Gradient { loss: mean.get(), game: Some(means.get()), norm, throughput })
+        Ok(Gradient { loss: mean.get(), game: Some(means.get()), fit: None, norm, throughput })
     }
 
     /// The first half of [`sft_step`](Self::sft_step): computes the gradient.
@@ -238,7 +247,29 @@ impl<D: Device> Trainer<D> {
             sum += logprobs.iter().map(|&logprob| f64::from(logprob)).sum::<f64>();
             dlogp.fill((-1.0 / count) as f32);
         })?;
-        Ok(Gradient { loss: -sum / count, game: None, norm, throughput })
+        Ok(Gradient { loss: -sum / count, game: None, fit: None, norm, throughput })
+    }
+
+    /// The first half of [`fit_step`](Self::fit_step): computes the gradient.
+    pub fn fit_gradient(&mut self, prompts: &[Weighted], chosen: &[Draw]) -> Result<Gradient, TrainError> {
+        let parts = policy::parts(prompts, chosen, self.settings.batch_tokens);
+        let trees: Vec<_> = parts.iter().map(policy::Part::token_tree).collect();
+        let count = chosen.len() as f64;
+        let mut loss = 0.0;
+        let (norm, throughput) = self.accumulate(&trees, |packed, logprobs, dlogp| {
+            for branch in &packed.branches {
+                let weight = parts[branch.tree].branches[branch.response].1 / count;
+                loss -=
+                    weight * logprobs[branch.outputs.clone()].iter().map(|&logprob| f64::from(logprob)).sum::<f64>();
+                dlogp[branch.outputs.clone()].fill(-weight as f32);
+            }
+        })?;
+        let samples = || chosen.iter().map(|draw| &prompts[draw.prompt].samples[draw.sample]);
+        let fit = FitMetrics {
+            score: samples().map(|sample| sample.score).sum::<f64>() / count,
+            effective_samples: policy::effective(samples().map(|sample| sample.weight)),
+        };
+        Ok(Gradient { loss, game: None, fit: Some(fit), norm, throughput })
     }
 
     /// Computes the gradient of all trees in the arena, and its norm. `cost` gets each batch with its log-probabilities and
@@ -291,9 +322,9 @@ impl<D: Device> Trainer<D> {
         let lr = settings.schedule.at(optimizer.steps());
         decoder.update(|device, params| optimizer.step(device, params, grads, scale as f32, lr as f32));
 
-        let Gradient { loss, game, mut throughput, .. } = gradient;
+        let Gradient { loss, game, fit, mut throughput, .. } = gradient;
         throughput.seconds += start.elapsed().as_secs_f64();
-        Ok(Step { metrics: StepMetrics { step, loss, game, grad_norm, lr }, throughput })
+        Ok(Step { metrics: StepMetrics { step, loss, game, fit, grad_norm, lr }, throughput })
     }
 
     /// Log-probabilities of responses at the present parameters, see [`score`].

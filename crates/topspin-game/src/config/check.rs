@@ -15,7 +15,7 @@ const MAX_WEIGHT: f64 = 100.0;
 impl Config {
     /// Whether every value is in its range and every list fits the number of iterations.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { model, adapter, data, game, eval, output, .. } = self;
+        let Self { model, adapter, data, game, score, eval, output, .. } = self;
         let is_missing = [
             ("model.path", model.path.is_empty()),
             ("data.train", data.train.is_empty()),
@@ -50,6 +50,7 @@ impl Config {
 
         (1..=iterations).try_for_each(|k| self.opponent(k))?;
         (1..=iterations).try_for_each(|k| self.refresh(k))?;
+        score.check(game)?;
 
         let generates = eval.greedy || eval.sampled;
         let off = |kind: &str, on: bool| !on && eval.best.starts_with(kind);
@@ -126,7 +127,7 @@ impl Config {
 
     /// Every setting that has a range or may be a list by iteration.
     fn table(&self) -> Vec<(&'static str, &dyn Setting, Allowed)> {
-        let Self { adapter, data, sft, game, rollout, train, guard, .. } = self;
+        let Self { adapter, data, sft, game, rollout, score, train, guard, .. } = self;
         let mut table: Vec<(_, &dyn Setting, _)> = vec![
             ("adapter.alpha", &adapter.alpha, POSITIVE),
             ("adapter.dropout", &adapter.dropout, BELOW_ONE),
@@ -157,6 +158,8 @@ impl Config {
             ("rollout.max_new_tokens", &rollout.max_new_tokens, ONE_OR_MORE),
             ("rollout.live_sequences", &rollout.live_sequences, ONE_OR_MORE),
             ("rollout.rows_per_step", &rollout.rows_per_step, ONE_OR_MORE),
+            ("score.gap", &score.gap, NOT_NEGATIVE),
+            ("score.timeout", &score.timeout, ONE_OR_MORE),
             ("train.optimizer", &train.optimizer, ANY),
             ("train.lr", &train.lr, POSITIVE),
             ("train.schedule", &train.schedule, ANY),
@@ -258,6 +261,6 @@ impl<T: Setting> Setting for PerIteration<T> {
     }
 }
 
-fn range(key: &str, value: impl Display, allowed: &str) -> Result<(), ConfigError> {
+pub(super) fn range(key: &str, value: impl Display, allowed: &str) -> Result<(), ConfigError> {
     Err(ConfigError::Range { key: key.into(), value: value.to_string(), allowed: allowed.into() })
 }

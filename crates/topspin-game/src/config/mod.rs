@@ -11,6 +11,7 @@ mod check;
 mod error;
 mod guard;
 mod load;
+mod score;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use topspin_model::adapter::{LoraConfig, Targets};
 
 pub use error::ConfigError;
 pub use guard::Guard;
+pub use score::{Score, ScoreKind, ScoreUse};
 pub use sources::{Part, Sources, fetch};
 
 use crate::objective::{Additions, Loss, Objective};
@@ -46,6 +48,8 @@ pub struct Config {
     pub game: Game,
     /// How the opponent's responses are sampled.
     pub rollout: Rollout,
+    /// An explicit score of the samples.
+    pub score: Score,
     /// Optimization in the self-play iterations; clipping, batching and recomputation of the supervised stages too.
     pub train: Train,
     /// Signs that an iteration does harm.
@@ -327,6 +331,17 @@ impl Game {
             mixture: *self.mixture.of(k),
         };
         Lineup::new(*self.opponent.of(k), models, weights)
+    }
+
+    /// What is added to the objective, with its names.
+    fn additions(&self) -> [(&'static str, &PerIteration<f64>); 5] {
+        [
+            ("game.nll", &self.nll),
+            ("game.dpop", &self.dpop),
+            ("game.label_smoothing", &self.label_smoothing),
+            ("game.forward_kl", &self.forward_kl),
+            ("game.reverse_kl", &self.reverse_kl),
+        ]
     }
 
     /// Whether rejected responses of the data are played against.

@@ -169,6 +169,61 @@ fn values_out_of_range_are_named() {
     let given = ["model.path=m", "data.train=t", "output.dir=o"];
     let sets: Vec<_> = given.into_iter().chain(off.iter().map(String::as_str)).collect();
     parse("", &sets).unwrap().check().unwrap();
+    for (sets, expected) in [
+        (
+            &["score.kind=regex"][..],
+            "`score.pattern` is not set; give it in the configuration file or with `--set score.pattern=...`",
+        ),
+        (
+            &["score.kind=command"],
+            "`score.command` is not set; give it in the configuration file or with `--set score.command=...`",
+        ),
+        (
+            &["score.kind=regex", "score.pattern=(a"],
+            "`score.pattern` is \"(a\", but must be a regular expression (Parsing error at position 2: Opening parenthesis \
+             without closing parenthesis)",
+        ),
+        (
+            &["score.kind=exact_match", "score.pattern=a"],
+            "`score.pattern` is \"a\", but must be left out unless `score.kind` is \"regex\"",
+        ),
+        (
+            &["score.target_tokens=3"],
+            "`score.target_tokens` is 3, but must be left out unless `score.kind` is \"length\"",
+        ),
+        (
+            &["score.command=['a']"],
+            "`score.command` is [\"a\"], but must be left out unless `score.kind` is \"command\"",
+        ),
+        (&["score.use=policy"], "`score.use` is \"policy\", but must be \"pairs\" where `score.kind` is \"none\""),
+        (
+            &["score.gap=0.5"],
+            "`score.gap` is 0.5, but must be 0 unless a score judges pairs (`score.kind`, `score.use`)",
+        ),
+        (&["score.kind=numeric", "score.gap=[0, -1, 0]"], "`score.gap` is -1, but must be 0 or a number above it"),
+        (&["score.timeout=0"], "`score.timeout` is 0, but must be 1 or more"),
+        (
+            &["score.kind=numeric", "game.opponent=data"],
+            "`score.kind` is \"numeric\", but must be \"none\" where `game.opponent` is \"data\": nothing is sampled that could be \
+             scored",
+        ),
+    ] {
+        assert_eq!(error("", sets), expected);
+    }
+    for (set, expected) in [
+        ("game.samples=1", "`game.samples` is 1, but must be 2 or more where `score.use` is \"policy\""),
+        (
+            "game.opponent=['latest', 'mixture', 'latest']",
+            "`game.opponent` is \"mixture\", but must be one whose samples are the reference's own where `score.use` is \"policy\"",
+        ),
+        ("game.objective=hinge", "`game.objective` is \"hinge\", but must be left out where `score.use` is \"policy\""),
+        ("game.nll=0.1", "`game.nll` is 0.1, but must be 0 where `score.use` is \"policy\""),
+        ("game.dpop=[0, 1, 0]", "`game.dpop` is [0.0, 1.0, 0.0], but must be 0 where `score.use` is \"policy\""),
+        ("score.gap=1", "`score.gap` is 1, but must be 0 unless a score judges pairs"),
+    ] {
+        let found = error("", &["score.kind=length", "score.use=policy", "game.samples=4", set]);
+        assert!(found.starts_with(expected), "{found}");
+    }
     let off = error("", &["eval.best=greedy.exact_match", "eval.greedy=false"]);
     assert!(
         off.starts_with("`eval.best` is \"greedy.exact_match\", but must be a metric of what is generated"),

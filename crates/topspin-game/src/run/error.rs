@@ -52,12 +52,14 @@ pub enum RunError {
     #[error(transparent)]
     Train(#[from] TrainError),
     /// Training has diverged. The step was not made, and the state before it is kept where it is finite.
-    #[error("{problem}; the same command with a {rate} starts the stage over{go_on}")]
+    #[error("{problem}; the same command with a {rate} {then}{go_on}")]
     Diverged {
         /// What is wrong, with its step and stage.
         problem: String,
         /// The setting that may be changed.
         rate: String,
+        /// What happens then.
+        then: &'static str,
         /// How to go on from the step before, where that is of use.
         go_on: String,
     },
@@ -205,15 +207,28 @@ pub enum RunError {
         /// What the parser said.
         problem: String,
     },
-    /// The external scorer failed.
-    #[error("the scorer `{command}` {problem}; try it by hand on `{}`", file.display())]
-    Scorer {
+    /// A command of the user's failed.
+    #[error("the command `{command}` (`{setting}`) {problem}; try it by hand on `{}`", file.display())]
+    Command {
+        /// The setting that names it.
+        setting: &'static str,
         /// The command.
         command: String,
         /// What it did.
         problem: String,
-        /// The file of generations that it was to score.
+        /// The file that it was to read.
         file: PathBuf,
+    },
+    /// `score.pattern` takes too many steps.
+    #[error(
+        "`score.pattern` gave up on a response to the prompt `{prompt_id}` ({problem}); write it without repetitions within \
+         repetitions"
+    )]
+    Pattern {
+        /// The prompt's name.
+        prompt_id: String,
+        /// What the matcher said.
+        problem: String,
     },
     /// `eval.best` names no metric.
     #[error("`eval.best` is `{best}`, but the evaluation has no such metric; choose one of {known}")]

@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use topspin_data::Message;
+use topspin_data::{Message, Record};
 use topspin_eval::{Bootstrap, EvalError, Lengths, Nll, NllFigures, Report, distinct_n, exact_match, share};
 use topspin_kernels::device::Device;
 use topspin_model::decoder::{Keep, Tape};
+use topspin_model::dialect::Dialect;
 use topspin_rollout::{Finish, Sampling};
 
+use super::command::{Call, Given};
 use super::items::TestItem;
 use super::lines::{read_lines, write_json, write_lines};
 use super::lineup::Answerer;
@@ -15,6 +17,7 @@ use super::plan::kinds;
 use super::rollouts::Wanted;
 use super::summary::words;
 use super::{Done, Run, RunError, scorer};
+use crate::pair::Response;
 use crate::score::score;
 use crate::tree::TokenTree;
 
@@ -47,6 +50,28 @@ pub struct Generation {
     pub finish_reason: String,
 }
 
+impl Generation {
+    /// What was answered to the prompt of `record`.
+    pub(super) fn new(record: &Record, references: Vec<String>, response: &Response, dialect: &Dialect) -> Self {
+        let (prompt, messages) = match &record.messages[..] {
+            [Message { role, content }] if role == "user" => (Some(content.clone()), None),
+            messages => (None, Some(messages.to_vec())),
+        };
+        Self {
+            id: record.id.clone(),
+            prompt,
+            messages,
+            references,
+            response: dialect.decode_response(&response.token_ids),
+            token_ids: response.token_ids.clone(),
+            finish_reason: match response.finish {
+                Finish::Stop => "stop".into(),
+                Finish::Length => "length".into(),
+            },
+        }
+    }
+}
+
 impl<D: Device + Clone> Run<'_, D> {
     /// Has the model of a stage folder answer the test prompts, `greedy` or `sampled`.
     pub(super) fn generations(&mut self, folder: &str, kind: &str) -> Result<Done, RunError> {
@@ -61,22 +86,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let model = [Answerer::Folder(folder.into())];
         let samples = self.complete(&name, &model, wanted, sampling, EVALUATION)?;
         let generations = self.items.test.iter().zip(samples).map(|(item, sample)| {
-            let (prompt, messages) = match &item.record.messages[..] {
-                [Message { role, content }] if role == "user" => (Some(content.clone()), None),
-                messages => (None, Some(messages.to_vec())),
-            };
-            Generation {
-                id: sample.prompt_id,
-                prompt,
-                messages,
-                references: item.good.clone(),
-                response: self.base.dialect.decode_response(&sample.response.token_ids),
-                token_ids: sample.response.token_ids,
-                finish_reason: match sample.response.finish {
-                    Finish::Stop => "stop".into(),
-                    Finish::Length => "length".into(),
-                },
-            }
+            Generation::new(&item.record, item.good.clone(), &sample.response, &self.base.dialect)
         });
         let file = format!("{name}.jsonl");
         write_lines(&self.path(&file), generations)?;
@@ -103,7 +113,16 @@ impl<D: Device + Clone> Run<'_, D> {
             add_text_figures(&mut report, kind, &read_lines(&path)?)?;
             if !self.config.eval.scorer.is_empty() {
                 self.observer.begin(&format!("{folder}/eval"), "scorers", 1, 0);
-                for (name, figure) in scorer::score(&self.config.eval.scorer, &path)? {
+                let call = Call {
+                    setting: "eval.scorer",
+                    command: &self.config.eval.scorer,
+                    file: &path,
+                    given: Given::AsArgument,
+                    patience: None,
+                    stage: &format!("{folder}/eval"),
+                    stop: self.stop,
+                };
+                for (name, figure) in scorer::score(&call)? {
                     report.add(format!("{kind}.{name}"), figure);
                 }
             }

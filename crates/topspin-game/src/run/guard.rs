@@ -178,6 +178,7 @@ mod tests {
             pairs: 300,
             identical: 2,
             mixed: 0,
+            skipped: None,
             real: side(30.0, 0.0, 0.4),
             generated: side(38.8, 0.05, 0.37),
             longer: 0.45,

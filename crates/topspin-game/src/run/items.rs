@@ -1,6 +1,6 @@
 //! The records of a run as tokens: which train, which evaluate, and who takes which share.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -23,7 +23,7 @@ use crate::pair::Example;
 const TEST_SEED: u64 = 0;
 
 /// A record with a response, as tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Item {
     /// The record's number, its line where there is one data file: so it is called in `rollouts.jsonl`, and random draws
     /// go by it.
@@ -38,6 +38,8 @@ pub struct Item {
     pub finish: Finish,
     /// Tokens of the rejected response and whether it was cut, where the data play the opponent in some iteration.
     pub rejected: Option<(Vec<u32>, Finish)>,
+    /// The record, where responses are scored by their text.
+    pub record: Option<Record>,
     /// The whole conversation as something to imitate, where all turns of the assistant are.
     conversation: Option<Example>,
 }
@@ -164,6 +166,11 @@ impl Items {
         })
     }
 
+    /// The items to train on by their numbers.
+    pub fn by_line(&self) -> HashMap<usize, &Item> {
+        self.train.iter().map(|item| (item.line, item)).collect()
+    }
+
     /// The records that iteration `iteration` (from 1) plays on.
     pub fn share(&self, config: &Config, iteration: usize) -> Vec<&Item> {
         let size = |iteration: usize| match *config.data.prompts.of(iteration) {
@@ -245,6 +252,8 @@ struct Encoder<'a> {
     response_limit: usize,
     turns: Turns,
     takes_rejected: bool,
+    /// Whether responses are scored by their text.
+    scored: bool,
     /// Whether a record that cannot be used is left out; else it is an error.
     tolerant: bool,
     unusable: Vec<Unusable>,
@@ -279,6 +288,7 @@ impl<'a> Encoder<'a> {
             response_limit,
             turns: config.sft.turns,
             takes_rejected: config.game.takes_rejected(),
+            scored: config.score.is_given(),
             tolerant: config.data.max_unusable > 0.0,
             unusable: Vec::new(),
             too_long: Vec::new(),
@@ -358,7 +368,8 @@ impl<'a> Encoder<'a> {
             Turns::All => Some(self.conversation(&record, text)?),
         };
         let rejected = if self.takes_rejected { Some(self.rejected(&record, &prompt)?) } else { None };
-        Ok(Item { line: record.number, id: record.id, prompt, real, finish, rejected, conversation })
+        let (line, id) = (record.number, record.id.clone());
+        Ok(Item { line, id, prompt, real, finish, rejected, record: self.scored.then_some(record), conversation })
     }
 
     fn rejected(&self, record: &Record, prompt: &[u32]) -> Result<(Vec<u32>, Finish), Problem> {

@@ -33,6 +33,7 @@ const FREE: &[&str] = &[
     "output.threads",
     "rollout.live_sequences",
     "rollout.rows_per_step",
+    "score.timeout",
     "train.checkpoint_every",
     "train.recompute",
 ];
@@ -251,8 +252,18 @@ impl Manifest {
         }
         // A scorer that failed may be mended as long as no figure of it stands anywhere.
         let evaluated = self.stages.iter().any(|stage| stage.name.ends_with("/eval") && stage.state == State::Done);
-        let is_free =
-            |key: &str| FREE.contains(&key) || key.starts_with("guard.") || (key == "eval.scorer" && !evaluated);
+        // So may a score's command as long as no answer of it does.
+        let has_answers = |stage: &Stage| {
+            let partial = || std::fs::metadata(dir.join(format!("{}.partial.jsonl", stage.name)));
+            stage.name.ends_with("/scores")
+                && (stage.state == State::Done || partial().is_ok_and(|file| file.len() > 0))
+        };
+        let scored = self.stages.iter().any(has_answers);
+        let is_free = |key: &str| match key {
+            "eval.scorer" => !evaluated,
+            "score.command" => !scored,
+            key => FREE.contains(&key) || key.starts_with("guard."),
+        };
         for ((key, old), (_, new)) in then.entries().into_iter().zip(now.entries()) {
             if old != new && !is_free(&key) {
                 let (old, new) = (old.to_string(), new.to_string());

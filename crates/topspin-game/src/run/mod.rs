@@ -14,6 +14,7 @@
 //!   rollouts.jsonl   one line per sample of the opponent
 //!   real.jsonl       one line per prompt: its real response with the opponent's log-probabilities
 //!   base.jsonl       where the loss needs them: responses of the model that the iterations start from
+//!   scores.jsonl     one line per response, where there is an explicit score
 //!   pairs.jsonl      one line per prompt: its real and generated responses with the opponent's log-probabilities
 //!   metrics.jsonl    one line per optimizer step; a function of the inputs alone
 //!   throughput.jsonl one line per optimizer step; what the clock said
@@ -22,6 +23,8 @@
 //!   eval.json        its figures
 //! best -> iter-k
 //! ```
+//!
+//! A policy step has neither `real.jsonl` nor `pairs.jsonl`: it trains on samples and their scores.
 //!
 //! While a stage is at work its folder also holds `*.partial.jsonl` and `state.bin`, what a killed run goes on from.
 //!
@@ -40,6 +43,7 @@
 //!   greedy.jsonl, sampled.jsonl, eval.json
 //! ```
 
+mod command;
 mod error;
 mod evaluate;
 mod guard;
@@ -55,6 +59,7 @@ mod rate;
 mod rollouts;
 mod round;
 mod scorer;
+mod scores;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -83,6 +88,7 @@ pub use observer::{Observer, Silent};
 use plan::Work;
 pub use rate::product_rate;
 pub use rollouts::Rollout;
+pub use scores::Judged;
 pub use summary::{Row, Summary};
 
 /// Folder of the evaluation of the model as it came.
@@ -218,6 +224,7 @@ impl<D: Device + Clone> Run<'_, D> {
             Work::Supervised => self.supervised(),
             Work::Control(n) => self.control(*n),
             Work::Rollouts(round) => self.rollouts(round),
+            Work::Scores(round) => self.scores(round),
             Work::Pairs(round) => self.pairs(round),
             Work::SelfPlay(round) => self.self_play(round),
             Work::Generations(folder, kind) => self.generations(folder, kind),

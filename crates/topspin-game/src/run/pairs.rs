@@ -44,6 +44,9 @@ pub struct PairFigures {
     pub pairs: usize,
     /// Pairs whose responses are the same; they are dropped where the loss ignores them.
     pub identical: usize,
+    /// Samples skipped because their score is not below that of the real response, where a score judges them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<usize>,
     /// Pairs to train on whose generated response comes from the iteration before.
     pub mixed: usize,
     /// Real responses of this iteration's prompts.
@@ -136,13 +139,17 @@ impl<D: Device + Clone> Run<'_, D> {
         let field = self.field(round);
         let loss = self.config.game.loss(k);
         let (needs, drops) = (loss.needs(), loss.ignores_identical());
-        let items: HashMap<usize, &Item> = self.items.train.iter().map(|item| (item.line, item)).collect();
+        let items = self.items.by_line();
         let new: Vec<Rollout> = read_lines(&self.path(&format!("{}.jsonl", round.stage("rollouts"))))?;
         let old: Vec<Rollout> = match (k, self.config.game.opponent.of(k)) {
             (2.., Opponent::LatestTwo) => read_lines(&self.path(&format!("iter-{}/rollouts.jsonl", k - 1)))?,
             _ => Vec::new(),
         };
-        let (real, generated, longer) = sides(&items, &new);
+        let (real, generated) = sides(&items, &new);
+        let (new, skipped) = self.judge_pairs(&round.folder, k, drops, new)?;
+        let (old, skipped_old) = self.judge_pairs(&format!("iter-{}", k - 1), k, drops, old)?;
+        let skipped = skipped.map(|skipped| skipped + skipped_old.unwrap_or_default());
+        let longer = longer(&items, &new);
         let all = new.len() + old.len();
         let mixed = old.iter().filter(|rollout| rollout.response.token_ids != items[&rollout.line].real).count();
         let [mut beside_new, mut beside_old] = [HashMap::new(), HashMap::new()];
@@ -183,9 +190,10 @@ impl<D: Device + Clone> Run<'_, D> {
         write_lines(&self.path(&file), saplings.into_iter().map(finish))?;
 
         let pairs = if drops { all - identical } else { all };
-        let figures = PairFigures { pairs, identical, mixed, real, generated, longer };
+        let figures = PairFigures { pairs, identical, skipped, mixed, real, generated, longer };
+        let judged = skipped.map(|n| format!(", {n} skipped by their score")).unwrap_or_default();
         self.observer.say(&format!(
-            "{name}: {pairs} pairs, {identical} identical ones {}; real {:.1} tokens, {:.0}% cut; generated {:.1} \
+            "{name}: {pairs} pairs, {identical} identical ones {}{judged}; real {:.1} tokens, {:.0}% cut; generated {:.1} \
              tokens, {:.0}% cut",
             if drops { "dropped" } else { "kept" },
             real.mean_tokens,
@@ -204,6 +212,29 @@ impl<D: Device + Clone> Run<'_, D> {
         let made = |stage: &&Stage| stage.state == State::Done && stage.name.ends_with("/pairs");
         let last = self.manifest.stages.iter().rfind(made);
         last.map_or(Ok(None), |last| self.figures_of(&last.name))
+    }
+
+    /// Leaves out the samples of `folder` whose score is not far enough below that of the real response in iteration `k`; says
+    /// how many went, if a score judges them at all. Those that are the real response are left to who `drops` them.
+    fn judge_pairs(
+        &self,
+        folder: &str,
+        k: usize,
+        drops: bool,
+        mut rollouts: Vec<Rollout>,
+    ) -> Result<(Vec<Rollout>, Option<usize>), RunError> {
+        if !self.config.score.is_given() || rollouts.is_empty() {
+            return Ok((rollouts, None));
+        }
+        let scores: HashMap<_, _> =
+            self.judged(folder)?.into_iter().map(|judged| ((judged.line, judged.sample), judged.score)).collect();
+        let (items, all, gap) = (self.items.by_line(), rollouts.len(), *self.config.score.gap.of(k));
+        rollouts.retain(|rollout| {
+            let (real, sample) = (scores[&(rollout.line, None)], scores[&(rollout.line, rollout.sample)]);
+            real - sample > gap || (drops && rollout.response.token_ids == items[&rollout.line].real)
+        });
+        let left = rollouts.len();
+        Ok((rollouts, Some(all - left)))
     }
 
     /// A file of rollouts that not every round has.
@@ -290,8 +321,8 @@ impl<'a> Garden<'a> {
     }
 }
 
-/// How real and generated responses look, and how often the generated one is the longer.
-fn sides<'a>(items: &HashMap<usize, &'a Item>, rollouts: &'a [Rollout]) -> (Side, Side, f64) {
+/// How real and generated responses look.
+fn sides<'a>(items: &HashMap<usize, &'a Item>, rollouts: &'a [Rollout]) -> (Side, Side) {
     let side = |responses: Vec<(&[u32], Finish)>, one_each: Vec<&[u32]>| {
         let share = |part: usize| part as f64 / responses.len() as f64;
         Side {
@@ -313,12 +344,17 @@ fn sides<'a>(items: &HashMap<usize, &'a Item>, rollouts: &'a [Rollout]) -> (Side
         rollouts.iter().map(|rollout| (tokens(rollout), rollout.response.finish)).collect(),
         firsts.into_iter().map(tokens).collect(),
     );
+    (real, generated)
+}
+
+/// How often the generated response is the longer one; a half where there is none.
+fn longer(items: &HashMap<usize, &Item>, rollouts: &[Rollout]) -> f64 {
     let longer = rollouts.iter().map(|r| match r.response.token_ids.len().cmp(&items[&r.line].real.len()) {
         Ordering::Less => 0.0,
         Ordering::Equal => 0.5,
         Ordering::Greater => 1.0,
     });
-    (real, generated, longer.sum::<f64>() / rollouts.len() as f64)
+    if rollouts.is_empty() { 0.5 } else { longer.sum::<f64>() / rollouts.len() as f64 }
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub(super) enum Work {
     Control(usize),
     /// Has the opponent of a round answer its prompts.
     Rollouts(Round),
+    /// Scores the responses of a round.
+    Scores(Round),
     /// Puts real and generated responses of a round side by side.
     Pairs(Round),
     /// Trains on the pairs of a round.
@@ -31,6 +33,7 @@ impl Work {
             Self::Supervised => "iter-0/train".into(),
             Self::Control(n) => format!("control-{n}/train"),
             Self::Rollouts(round) => round.stage("rollouts"),
+            Self::Scores(round) => round.stage("scores"),
             Self::Pairs(round) => round.stage("pairs"),
             Self::SelfPlay(round) => format!("{}/train", round.after()),
             Self::Generations(folder, kind) => format!("{folder}/{kind}"),
@@ -40,7 +43,7 @@ impl Work {
 
     /// Whether it belongs to the iterations.
     pub fn is_played(&self) -> bool {
-        matches!(self, Self::Rollouts(_) | Self::Pairs(_) | Self::SelfPlay(_))
+        matches!(self, Self::Rollouts(_) | Self::Scores(_) | Self::Pairs(_) | Self::SelfPlay(_))
     }
 
     /// Files and folders that are needed no more when the stage is finished, by their path in the run's folder.
@@ -50,6 +53,7 @@ impl Work {
             Self::Supervised => of_training("iter-0", true),
             Self::Control(n) => of_training(&format!("control-{n}"), true),
             Self::Rollouts(_) | Self::Generations(..) => lines(),
+            Self::Scores(_) => ["partial", "questions"].map(|part| format!("{}.{part}.jsonl", self.name())).into(),
             Self::Pairs(_) | Self::Figures(_) => Vec::new(),
             Self::SelfPlay(round) => {
                 // With what a round ends the next one begins.
@@ -89,7 +93,15 @@ pub(super) fn plan(config: &Config, items: &Items) -> Vec<Work> {
     }
     for k in 1..=config.game.iterations {
         for round in Round::all(config, k, items.share(config, k).len()) {
-            stages.extend([Work::Rollouts(round.clone()), Work::Pairs(round.clone()), Work::SelfPlay(round)]);
+            stages.push(Work::Rollouts(round.clone()));
+            if config.score.is_given() {
+                stages.push(Work::Scores(round.clone()));
+            }
+            // A policy step imitates its samples, each alone.
+            if !config.score.is_policy() {
+                stages.push(Work::Pairs(round.clone()));
+            }
+            stages.push(Work::SelfPlay(round));
         }
         stages.extend(evaluation(&format!("iter-{k}")));
     }

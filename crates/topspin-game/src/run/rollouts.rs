@@ -41,6 +41,12 @@ pub struct Rollout {
 }
 
 impl Rollout {
+    /// The real response of a record, with nobody's log-probabilities.
+    pub(super) fn bare(item: &Item) -> Self {
+        let response = Response::new(item.real.clone(), Vec::new(), item.finish);
+        Self { line: item.line, prompt_id: item.id.clone(), sample: None, player: None, response }
+    }
+
     /// Record and number of the sample.
     pub(super) fn key(&self) -> (usize, Option<u32>) {
         (self.line, self.sample)
@@ -135,7 +141,8 @@ impl<D: Device + Clone> Run<'_, D> {
                 let of_base = |sample| Wanted::sample(base, *line, id, prompt, samples + sample, max_new_tokens);
                 wanted.extend(others.map(of_base));
             }
-            if players.len() == 1 {
+            // A policy step has no part for the real response.
+            if players.len() == 1 && !self.config.score.is_policy() {
                 wanted.push(Wanted::real(item));
             }
         }

@@ -1,13 +1,12 @@
 //! The user's own metric: a command that reads generations and prints numbers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 use topspin_eval::Figure;
 
 use super::RunError;
+use super::command::Call;
 
 /// What a scorer says of a metric: the figure alone, or with its interval.
 #[derive(Deserialize)]
@@ -25,25 +24,25 @@ enum LastLine {
     Figures(BTreeMap<String, Said>),
 }
 
-/// Runs `command` on a file of generations and reads the figures off the last line that it prints.
-pub fn score(command: &[String], file: &Path) -> Result<BTreeMap<String, Figure>, RunError> {
-    let fail = |problem: String| RunError::Scorer { command: command.join(" "), problem, file: file.into() };
-    let (program, arguments) = command.split_first().expect("a scorer that is run has a name");
-    // What it has to say beside its figures goes where this program's own messages go.
-    let output = Command::new(program).args(arguments).arg(file).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let output = output.map_err(|e| fail(format!("cannot be started ({e})")))?;
-    if !output.status.success() {
-        return Err(fail(format!("failed ({})", output.status)));
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty());
-    let line = line.ok_or_else(|| fail("printed nothing".into()))?.trim();
-    let said = serde_json::from_str(line).map_err(|_| {
-        let start: String = line.chars().take(60).collect();
-        fail(format!("printed {start:?} as its last line, which is neither a number nor a JSON object of numbers"))
+/// Runs a command on a file of generations and reads the figures off the last line that it prints.
+pub fn score(call: &Call) -> Result<BTreeMap<String, Figure>, RunError> {
+    let mut last = String::new();
+    call.run(|line| {
+        if !line.trim().is_empty() {
+            last = line.trim().into();
+        }
+        Ok(())
     })?;
-    let generations = || topspin_files::read(file).map(|text| text.iter().filter(|&&byte| byte == b'\n').count());
-    let n = generations()?;
+    if last.is_empty() {
+        return Err(call.fault("printed nothing"));
+    }
+    let said = serde_json::from_str(&last).map_err(|_| {
+        let start: String = last.chars().take(60).collect();
+        call.fault(&format!(
+            "printed {start:?} as its last line, which is neither a number nor a JSON object of numbers"
+        ))
+    })?;
+    let n = topspin_files::read(call.file)?.iter().filter(|&&byte| byte == b'\n').count();
     let figures: BTreeMap<_, _> = match said {
         LastLine::Number(value) => BTreeMap::from([("score".into(), Figure::without_interval(value, n))]),
         LastLine::Figures(figures) => figures
@@ -55,7 +54,7 @@ pub fn score(command: &[String], file: &Path) -> Result<BTreeMap<String, Figure>
             .collect(),
     };
     match figures.iter().find(|(_, figure)| !figure.value.is_finite()) {
-        Some((name, figure)) => Err(fail(format!("says that `{name}` is {}, which is no number", figure.value))),
+        Some((name, figure)) => Err(call.fault(&format!("says that `{name}` is {}, which is no number", figure.value))),
         None => Ok(figures),
     }
 }

@@ -1,4 +1,4 @@
-//! The training stages: supervised, control, self-play. One loop serves all three.
+//! The training stages: supervised, control, self-play or policy step. One loop serves all.
 
 use std::ops::Range;
 
@@ -23,6 +23,7 @@ use crate::objective::Loss;
 use crate::optimizer::{OptimizerSettings, Rule, matrices};
 use crate::order::{Batches, Position, singly};
 use crate::pair::{Example, Pair, Tree, all_pairs, siblings};
+use crate::policy::{Draw, Weighted, all_draws};
 use crate::schedule::{Schedule, Shape, Warmup};
 use crate::trainer::{Gradient, Step, TrainError, TrainSettings, Trainer};
 
@@ -37,6 +38,8 @@ enum Lessons {
     Supervised(Vec<Example>),
     /// Pairs to tell apart.
     Game { trees: Vec<Tree>, pairs: Vec<Pair>, together: usize, loss: Loss },
+    /// Samples to imitate by their weights.
+    Policy { prompts: Vec<Weighted>, draws: Vec<Draw>, together: usize },
 }
 
 impl Lessons {
@@ -44,6 +47,7 @@ impl Lessons {
         match self {
             Self::Supervised(examples) => examples.len(),
             Self::Game { pairs, .. } => pairs.len(),
+            Self::Policy { draws, .. } => draws.len(),
         }
     }
 
@@ -51,7 +55,10 @@ impl Lessons {
     fn groups(&self) -> Vec<Range<usize>> {
         match self {
             Self::Supervised(examples) => singly(examples.len()),
-            Self::Game { trees, together, .. } => siblings(trees, *together),
+            Self::Game { trees, together, .. } => siblings(trees.iter().map(|tree| tree.generated.len()), *together),
+            Self::Policy { prompts, together, .. } => {
+                siblings(prompts.iter().map(|prompt| prompt.samples.len()), *together)
+            }
         }
     }
 
@@ -61,6 +68,10 @@ impl Lessons {
             Self::Game { trees, pairs, loss, .. } => {
                 let pairs: Vec<_> = chosen.iter().map(|&index| pairs[index]).collect();
                 trainer.spin_gradient(trees, &pairs, loss)
+            }
+            Self::Policy { prompts, draws, .. } => {
+                let draws: Vec<_> = chosen.iter().map(|&index| draws[index]).collect();
+                trainer.fit_gradient(prompts, &draws)
             }
         }
     }
@@ -126,7 +137,7 @@ struct ThroughputLine {
 pub struct TrainFigures {
     /// Optimizer steps.
     pub steps: usize,
-    /// Examples or pairs trained on.
+    /// Examples, pairs or weighted samples trained on.
     pub examples: usize,
     /// The loss.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,22 +206,25 @@ impl<D: Device + Clone> Run<'_, D> {
         self.train(course, decoder)
     }
 
-    /// A round: from the model before it, on its pairs.
+    /// A round: from the model before it, on its pairs or on its weighted samples.
     pub(super) fn self_play(&mut self, round: &Round) -> Result<Done, RunError> {
         let (k, folder, before) = (round.iteration, round.after(), round.before.clone());
-        let trees: Vec<Tree> = read_lines(&self.path(&format!("{}.jsonl", round.stage("pairs"))))?;
-        let pairs = all_pairs(&trees);
-        if pairs.is_empty() {
+        let lessons = self.lessons(round)?;
+        let is_empty = lessons.len() == 0;
+        if is_empty {
+            let why = match (&lessons, self.config.score.is_given()) {
+                (Lessons::Policy { .. }, _) => "the samples of each prompt score alike",
+                (_, true) => "no sample scores below the real response by more than `score.gap`",
+                (_, false) => "every generated response is the real one itself",
+            };
             self.observer.warn(&format!(
-                "{}: every generated response is the real one itself, so there is nothing left to learn from; the model \
-                 stays as it is",
+                "{}: {why}, so there is nothing left to learn from; the model stays as it is",
                 round.folder
             ));
         }
-        let for_use = if pairs.is_empty() { Use::InPlace } else { Use::ForwardAndBackward };
+        let for_use = if is_empty { Use::InPlace } else { Use::ForwardAndBackward };
         let decoder = self.trainee(&before, k as u64, for_use)?;
-        let (game, train) = (&self.config.game, &self.config.train);
-        let together = *train.pairs_per_prompt.of(k);
+        let train = &self.config.train;
         let earlier = round.earlier();
         let results = earlier.iter().filter_map(|folder| self.figures_of(&format!("{folder}/train")).transpose());
         let results = results.collect::<Result<_, _>>()?;
@@ -219,7 +233,7 @@ impl<D: Device + Clone> Run<'_, D> {
             before,
             number: round.address(),
             iteration: k,
-            lessons: Lessons::Game { trees, pairs, together, loss: game.loss(k) },
+            lessons,
             epochs: round.epochs,
             batch: *train.batch_pairs.of(k),
             optimizer: *train.optimizer.of(k),
@@ -229,6 +243,17 @@ impl<D: Device + Clone> Run<'_, D> {
             part: Part { before: earlier, results, left: round.count - 1 - round.number },
         };
         self.train(course, decoder)
+    }
+
+    /// What a round has to learn from.
+    fn lessons(&self, round: &Round) -> Result<Lessons, RunError> {
+        let together = *self.config.train.pairs_per_prompt.of(round.iteration);
+        if self.config.score.is_policy() {
+            let (prompts, _) = self.weighted(round)?;
+            return Ok(Lessons::Policy { draws: all_draws(&prompts), prompts, together });
+        }
+        let trees: Vec<Tree> = read_lines(&self.path(&format!("{}.jsonl", round.stage("pairs"))))?;
+        Ok(Lessons::Game { pairs: all_pairs(&trees), trees, together, loss: self.config.game.loss(round.iteration) })
     }
 
     /// Trains from the beginning, from where the part before ended or from the last saved state, and saves the model.
@@ -328,17 +353,21 @@ impl<D: Device + Clone> Run<'_, D> {
         if let Divergence::Exploding(_) = divergence {
             go_on = format!("; with a larger `guard.gradient`, or 0, it goes on from step {}", step - 1);
         }
-        let rate = match (course.number, course.iteration) {
-            (SUPERVISED, _) => "lower `sft.lr`".into(),
-            (CONTROL, _) => "lower `lr` in `sft.controls`".into(),
-            // What earlier iterations were trained at is settled.
-            (_, 1) => "lower `train.lr`".into(),
+        let starts_over = "starts the stage over";
+        let (rate, then) = match (course.number, course.iteration) {
+            (SUPERVISED, _) => ("lower `sft.lr`".into(), starts_over),
+            (CONTROL, _) => ("lower `lr` in `sft.controls`".into(), starts_over),
+            // What was trained is settled: earlier rounds of the iteration, and earlier iterations.
+            _ if !course.part.before.is_empty() => {
+                ("lower `train.lr` and another `output.dir`".into(), "starts the run over")
+            }
+            (_, 1) => ("lower `train.lr`".into(), starts_over),
             (_, k) => {
                 let rates: Vec<_> = (1..=self.config.game.iterations).map(|k| self.config.train.lr.of(k)).collect();
-                format!("lower value for iteration {k} in `train.lr` = {rates:?}")
+                (format!("lower value for iteration {k} in `train.lr` = {rates:?}"), starts_over)
             }
         };
-        RunError::Diverged { problem, rate, go_on }
+        RunError::Diverged { problem, rate, then, go_on }
     }
 
     /// Puts the trainer of a course where the course stands: at its last saved state, or where the part before it ended.
@@ -485,6 +514,9 @@ fn note(metrics: &StepMetrics) -> String {
     let mut note = format!("loss {:.4}", metrics.loss);
     if let Some(game) = &metrics.game {
         note += &format!(", accuracy {:.2}, margin {:.3}", game.accuracy, game.margin);
+    }
+    if let Some(fit) = &metrics.fit {
+        note += &format!(", score {:.3}, {:.0} effective samples", fit.score, fit.effective_samples);
     }
     note
 }

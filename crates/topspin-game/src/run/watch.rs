@@ -135,7 +135,7 @@ mod tests {
             logp_real: -40.0,
             logp_generated: -50.0,
         };
-        StepMetrics { step, loss: 0.5, game: Some(game), grad_norm, lr: 1e-6 }
+        StepMetrics { step, loss: 0.5, game: Some(game), fit: None, grad_norm, lr: 1e-6 }
     }
 
     /// What fires in a stage of 40 steps, with the step at which it is said.

@@ -5,6 +5,7 @@ mod common;
 mod families;
 mod golden;
 mod objectives;
+mod policy;
 mod state;
 mod step;
 mod stored;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use topspin_game::objective::{Additions, Loss, Objective, Scored, Triplet};
 use topspin_game::optimizer::Rule;
 use topspin_game::pair::{Example, Response, Tree, all_pairs};
+use topspin_game::policy::{Weighted, all_draws};
 use topspin_game::trainer::TrainSettings;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::gemm::Precision;
@@ -210,6 +211,51 @@ proptest! {
         prop_assert!((found.loss - loss).abs() < 1e-12 * (1.0 + loss), "{} {loss}", found.loss);
         let (error, name) = distance_from_sum(&config, trainer.grads(), &terms);
         prop_assert!(error < 2e-5, "{name}: {error:e}");
+    }
+
+    /// Samples that are equal, and prompts that are split, included.
+    #[test]
+    fn the_weighted_fit_and_its_gradient_are_those_of_full_rows(
+        config in config(),
+        seed in any::<u64>(),
+        trees in trees(),
+        scores in prop::collection::vec(-2.0..2.0f64, 5),
+        beta in 0.3..3.0f64,
+        keep in prop::collection::vec(any::<bool>(), 3),
+        batch_tokens in 1..80usize,
+    ) {
+        let mut scores = scores.into_iter().cycle();
+        let weighted = |tree: Tree| {
+            let samples = tree.generated.into_iter().map(|response| (response.token_ids, scores.next().unwrap()));
+            Weighted::new(tree.prompt_id, tree.prompt, samples.collect(), beta)
+        };
+        let prompts: Vec<_> = trees.into_iter().map(weighted).collect();
+        let mut keep = keep.into_iter().cycle();
+        let mut chosen: Vec<_> = all_draws(&prompts).into_iter().rev().collect();
+        chosen.retain(|draw| draw.prompt == 0 || keep.next().unwrap());
+        let mut trainer = trainer(&config, seed, without_clipping(ADAMW, batch_tokens, Keep::Everything));
+        let found = trainer.fit_gradient(&prompts, &chosen).unwrap();
+
+        let mut rows = FullRows::new(&config, seed);
+        let (mut loss, mut mean, mut sums) = (0.0, 0.0, [0.0; 2]);
+        let mut terms = [Memory::zeroed(trainer.grads().len())];
+        for draw in &chosen {
+            let Weighted { prompt, samples, .. } = &prompts[draw.prompt];
+            let sample = &samples[draw.sample];
+            let all: f64 = samples.iter().map(|other| (other.score / beta).exp()).sum();
+            let weight = samples.len() as f64 * (sample.score / beta).exp() / all;
+            let share = weight / chosen.len() as f64;
+            loss -= share * rows.logprobs(prompt, &sample.token_ids).iter().map(|&x| f64::from(x)).sum::<f64>();
+            rows.backward(prompt, &sample.token_ids, -share, &mut terms[0]);
+            mean += sample.score / chosen.len() as f64;
+            sums = [sums[0] + weight, sums[1] + weight * weight];
+        }
+        prop_assert!((found.loss - loss).abs() < 1e-12 * (1.0 + loss), "{} {loss}", found.loss);
+        let (error, name) = distance_from_sum(&config, trainer.grads(), &terms);
+        prop_assert!(error < 2e-5, "{name}: {error:e}");
+        let fit = found.fit.unwrap();
+        prop_assert!((fit.score - mean).abs() < 1e-12, "{} {mean}", fit.score);
+        prop_assert!((fit.effective_samples - sums[0] * sums[0] / sums[1]).abs() < 1e-9, "{}", fit.effective_samples);
     }
 
     #[test]

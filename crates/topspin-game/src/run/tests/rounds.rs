@@ -104,7 +104,7 @@ fn the_optimizer_goes_on_from_round_to_round() {
     });
     let batches = |round: usize, trees: &[Tree]| {
         let address = ((round as u64) << 32) + 1;
-        Batches::new(0, address, siblings(trees, 4), 3, 1, Position::default())
+        Batches::new(0, address, siblings(trees.iter().map(|tree| tree.generated.len()), 4), 3, 1, Position::default())
     };
     let total: u32 = trees.iter().enumerate().map(|(round, trees)| batches(round, trees).total()).sum();
     let settings = TrainSettings {

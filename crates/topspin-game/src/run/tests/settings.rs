@@ -9,7 +9,7 @@ pub(super) fn lines(path: &str) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn figures(fixture: &Fixture, out: &str, stage: &str) -> Map<String, Value> {
+pub(super) fn figures(fixture: &Fixture, out: &str, stage: &str) -> Map<String, Value> {
     let manifest = Manifest::read(Path::new(&fixture.path(out))).unwrap();
     manifest.figures(stage).unwrap().clone()
 }

@@ -7,18 +7,18 @@ use std::fmt::Write;
 use serde::Serialize;
 use topspin_game::config::Config;
 use topspin_game::objective::Objective;
-use topspin_game::opponent::Opponent;
 
 /// The definition of the tables.
 const SOURCE: &str = include_str!("../../../../topspin-game/src/config/mod.rs");
 /// The definition of `[guard]`.
 const GUARD: &str = include_str!("../../../../topspin-game/src/config/guard.rs");
+/// The definition of [`topspin_game::config::Score`].
+const SCORE: &str = include_str!("../../../../topspin-game/src/config/score.rs");
 /// The definition of [`topspin_data::RecordShape`].
 const DATA: &str = include_str!("../../../../topspin-data/src/shape.rs");
 /// The definition of [`topspin_game::schedule::Shape`].
 const SCHEDULE: &str = include_str!("../../../../topspin-game/src/schedule.rs");
-
-/// The definition of [`Opponent`].
+/// The definition of [`topspin_game::opponent::Opponent`].
 const OPPONENT: &str = include_str!("../../../../topspin-game/src/opponent.rs");
 
 /// A struct or an enum of the source: its comment, and its fields or variants.
@@ -27,16 +27,19 @@ struct Item {
     comment: String,
     /// Name, type (empty for a variant), comment.
     members: Vec<(String, String, String)>,
+    /// Whether its variants are spelt with underscores; else they are spelt in small letters alone.
+    in_snake_case: bool,
 }
 
 /// The tables of the configuration as a chapter of the reference.
 pub fn chapter() -> String {
     let mut items = items(SOURCE);
     items.extend(self::items(GUARD));
+    items.extend(self::items(SCORE));
     items.extend(self::items(SCHEDULE).remove_entry("Shape"));
     items.extend(self::items(DATA).remove_entry("RecordShape"));
+    items.extend(self::items(OPPONENT).remove_entry("Opponent"));
     items.insert("Objective".into(), objectives());
-    items.insert("Opponent".into(), opponents());
     let defaults: BTreeMap<_, _> = Config::default().entries().into_iter().collect();
     let mut page = String::new();
     for (table, kind, _) in &items["Config"].members {
@@ -75,22 +78,28 @@ fn choices(item: &Item) -> String {
     }
     let said = item.members.iter().map(|(name, _, comment)| {
         let meaning = if comment.is_empty() { String::new() } else { format!(" ({})", comment.trim_end_matches('.')) };
-        format!("`\"{}\"`{meaning}", name.to_lowercase())
+        let name = if item.in_snake_case { in_snake_case(name) } else { name.to_lowercase() };
+        format!("`\"{name}\"`{meaning}")
     });
     format!(" One of {}.", said.collect::<Vec<_>>().join(", "))
+}
+
+/// A variant's name with underscores.
+fn in_snake_case(name: &str) -> String {
+    let mut spelt = String::new();
+    for (at, letter) in name.char_indices() {
+        if at > 0 && letter.is_uppercase() {
+            spelt.push('_');
+        }
+        spelt.extend(letter.to_lowercase());
+    }
+    spelt
 }
 
 /// The objectives, which a macro defines.
 fn objectives() -> Item {
     let member = |&objective: &Objective| (name(objective), String::new(), objective.about().into());
-    Item { comment: String::new(), members: Objective::ALL.iter().map(member).collect() }
-}
-
-/// The opponents, whose names are of several words.
-fn opponents() -> Item {
-    let mut item = items(OPPONENT).remove("Opponent").expect("the source has it");
-    item.members.iter_mut().zip(Opponent::ALL).for_each(|(member, opponent)| member.0 = name(opponent));
-    item
+    Item { members: Objective::ALL.iter().map(member).collect(), ..Item::default() }
 }
 
 /// What a value is called in a configuration.
@@ -103,6 +112,7 @@ fn name(value: impl Serialize) -> String {
 fn items(source: &str) -> BTreeMap<String, Item> {
     let mut items = BTreeMap::new();
     let mut comment = String::new();
+    let mut in_snake_case = false;
     let mut open: Option<(String, Item)> = None;
     for line in source.lines() {
         let text = line.trim();
@@ -110,10 +120,13 @@ fn items(source: &str) -> BTreeMap<String, Item> {
             comment.push_str(if comment.is_empty() { words.trim() } else { words });
         } else if text.starts_with("#[") {
             // Attributes stand between a comment and what it is about.
+            in_snake_case |= text == "#[serde(rename_all = \"snake_case\")]";
         } else if let Some((_, item)) = &mut open {
             if line == "}" {
                 items.extend(open.take());
-            } else if let Some((name, kind)) = text.trim_start_matches("pub ").trim_end_matches(',').split_once(": ") {
+            } else if let Some((name, kind)) =
+                text.trim_start_matches("pub ").trim_start_matches("r#").trim_end_matches(',').split_once(": ")
+            {
                 item.members.push((name.into(), kind.into(), std::mem::take(&mut comment)));
             } else if text.ends_with(',') {
                 item.members.push((text.trim_end_matches(',').into(), String::new(), std::mem::take(&mut comment)));
@@ -121,9 +134,10 @@ fn items(source: &str) -> BTreeMap<String, Item> {
         } else {
             let rest = text.strip_prefix("pub struct ").or_else(|| text.strip_prefix("pub enum "));
             let comment = std::mem::take(&mut comment);
+            let in_snake_case = std::mem::take(&mut in_snake_case);
             open = rest
                 .and_then(|rest| rest.strip_suffix(" {"))
-                .map(|name| (name.into(), Item { comment, members: Vec::new() }));
+                .map(|name| (name.into(), Item { comment, in_snake_case, ..Item::default() }));
         }
     }
     items
