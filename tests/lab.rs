@@ -115,6 +115,6 @@ fn flags_out_of_range() {
     insta::assert_snapshot!(error("tables --label-smoothing 0.5"), @"error: invalid value '0.5' for '--label-smoothing <E>': it must be a number from 0, below 0.5");
     insta::assert_snapshot!(error("tables --responses 1"), @"error: invalid value '1' for '--responses <N>': it must be a whole number from 2 to 64");
     insta::assert_snapshot!(error("tables --mixture 2"), @"error: invalid value '2' for '--mixture <A>': it must be a number from 0 to 1");
-    insta::assert_snapshot!(error("network --out nowhere/a.svg"), @"error: cannot write `nowhere/a.svg`: there is no such file or folder");
+    insta::assert_snapshot!(error("network --out nowhere/a.svg"), @"error: cannot write `nowhere/a.svg`: the folder that should hold it does not exist; create it, or check the path");
     assert_eq!(sandbox.names(), [""; 0]);
 }
