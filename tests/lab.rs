@@ -35,7 +35,7 @@ fn every_objective_and_opponent_plays() {
     let played =
         json(&sandbox, "tables --objective all --opponent all --beta 1,2 --iterations 3 --prompts 2 --responses 4");
     let games = played["games"].as_array().unwrap();
-    assert_eq!(games.len(), 10 * 7 * 2);
+    assert_eq!(games.len(), 11 * 7 * 2);
     for game in games {
         assert_eq!(game["iterations"].as_array().unwrap().len(), 4, "{game}");
     }
@@ -109,7 +109,7 @@ fn flags_out_of_range() {
         assert!(said.starts_with("exit code: 2\n--- stdout\n--- stderr\nerror: "), "{said}");
         said.lines().nth(3).unwrap().to_owned()
     };
-    insta::assert_snapshot!(error("tables --objective logistics"), @"error: invalid value 'logistics' for '--objective <NAME,..>': `logistics` is none of `logistic`, `linear`, `hinge`, `exponential`, `squared`, `length_normalized`, `sppo`, `space`, `apo_zero`, `triplet`");
+    insta::assert_snapshot!(error("tables --objective logistics"), @"error: invalid value 'logistics' for '--objective <NAME,..>': `logistics` is none of `logistic`, `linear`, `hinge`, `exponential`, `squared`, `truncated_quadratic`, `length_normalized`, `sppo`, `space`, `apo_zero`, `triplet`");
     insta::assert_snapshot!(error("tables --opponent self"), @"error: invalid value 'self' for '--opponent <NAME,..>': `self` is none of `latest`, `latest_two`, `history`, `base`, `average`, `mixture`, `data`");
     insta::assert_snapshot!(error("tables --beta 0"), @"error: invalid value '0' for '--beta <B,..>': it must be a number above 0");
     insta::assert_snapshot!(error("tables --label-smoothing 0.5"), @"error: invalid value '0.5' for '--label-smoothing <E>': it must be a number from 0, below 0.5");
