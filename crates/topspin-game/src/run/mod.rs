@@ -64,6 +64,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod train;
+mod train_figures;
 mod watch;
 
 use std::path::{Path, PathBuf};

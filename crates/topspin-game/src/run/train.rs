@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
 use topspin_files::FileError;
 use topspin_kernels::device::{Device, Use};
 use topspin_kernels::rng::Key;
@@ -15,10 +15,11 @@ use topspin_model::source::ModelSource;
 use super::guard::of_losses;
 use super::lines::{Lines, read_lines};
 use super::round::{Round, iteration_of};
-use super::watch::{Exploding, Scale, Watch};
+use super::train_figures::TrainFigures;
+use super::watch::{Divergence, Scale, Watch, divergence};
 use super::{BASE, Done, Run, RunError};
 use crate::config::{OptimizerKind, SaveDtype};
-use crate::metrics::{GameMetrics, StepMetrics, Throughput};
+use crate::metrics::{StepMetrics, Throughput};
 use crate::objective::Loss;
 use crate::optimizer::{OptimizerSettings, Rule, matrices};
 use crate::order::{Batches, Position, singly};
@@ -129,31 +130,6 @@ struct ThroughputLine {
     seconds: f64,
     tokens_per_second: f64,
     mfu: f64,
-}
-
-/// Results of a stage of training: means over the last quarter of its steps, at least one. An iteration of several rounds has
-/// the sums of their steps, examples and changes, and else what the last round has.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TrainFigures {
-    /// Optimizer steps.
-    pub steps: usize,
-    /// Examples, pairs or weighted samples trained on.
-    pub examples: usize,
-    /// The loss.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss: Option<f64>,
-    /// In self-play: the loss of the first step, before any parameter moved.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_loss: Option<f64>,
-    /// In self-play: the change of the real response's log-probability, in nats.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub real_change: Option<f64>,
-    /// In self-play: the change of the generated response's log-probability, in nats.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub generated_change: Option<f64>,
-    /// In self-play: the share of pairs whose real response has the higher reward.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accuracy: Option<f64>,
 }
 
 impl<D: Device + Clone> Run<'_, D> {
@@ -335,7 +311,7 @@ impl<D: Device + Clone> Run<'_, D> {
 
         let mut all: Vec<StepMetrics> = read_lines(&path("metrics.jsonl"))?;
         all.retain(|metrics| metrics.step as usize > first);
-        let figures = TrainFigures::new(&all, &course.lessons);
+        let figures = TrainFigures::new(&all, course.lessons.len(), course.lessons.scale().map(|scale| scale.beta));
         if total > 0 {
             self.observer.say(&format!("{name}: {}{}", figures.sentence(), self.speed(worked)));
         }
@@ -473,42 +449,6 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 }
 
-/// A way in which training gets lost.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Divergence {
-    /// The loss of a step is not finite.
-    Loss,
-    /// Its gradient is not finite.
-    Gradient,
-    /// Its gradient is far longer than usual.
-    Exploding(Exploding),
-    /// The parameters behind it are not finite.
-    Parameters,
-}
-
-impl Divergence {
-    fn sentence(self, step: u32, stage: &str) -> String {
-        let of = format!("of step {step} of `{stage}`");
-        match self {
-            Self::Loss => format!("the loss {of} is not a finite number"),
-            Self::Gradient => format!("the gradient {of} is not finite"),
-            Self::Exploding(Exploding { norm, usual }) => {
-                format!("the gradient {of} has the norm {norm:.3e}, {:.0} times the usual {usual:.3e}", norm / usual)
-            }
-            Self::Parameters => format!("the parameters behind step {step} of `{stage}` are not finite"),
-        }
-    }
-}
-
-/// Why the step of a gradient must not be made.
-fn divergence(gradient: &Gradient, watch: &Watch) -> Option<Divergence> {
-    match gradient {
-        Gradient { loss, .. } if !loss.is_finite() => Some(Divergence::Loss),
-        Gradient { norm, .. } if !norm.is_finite() => Some(Divergence::Gradient),
-        Gradient { norm, .. } => watch.exploding(*norm).map(Divergence::Exploding),
-    }
-}
-
 /// How a step went, in a few words.
 fn note(metrics: &StepMetrics) -> String {
     let mut note = format!("loss {:.4}", metrics.loss);
@@ -519,53 +459,4 @@ fn note(metrics: &StepMetrics) -> String {
         note += &format!(", score {:.3}, {:.0} effective samples", fit.score, fit.effective_samples);
     }
     note
-}
-
-impl TrainFigures {
-    fn new(metrics: &[StepMetrics], lessons: &Lessons) -> Self {
-        if metrics.is_empty() {
-            return Self::default();
-        }
-        let last = &metrics[metrics.len() - metrics.len().div_ceil(4)..];
-        let mean = |of: &dyn Fn(&StepMetrics) -> f64| last.iter().map(of).sum::<f64>() / last.len() as f64;
-        let (steps, examples) = (metrics.len(), lessons.len());
-        let figures = Self { steps, examples, loss: Some(mean(&|m| m.loss)), ..Self::default() };
-        let Lessons::Game { loss, .. } = lessons else { return figures };
-        let game = |of: &dyn Fn(&GameMetrics) -> f64| Some(mean(&|m| m.game.as_ref().map_or(0.0, of)));
-        Self {
-            first_loss: metrics.first().map(|first| first.loss),
-            real_change: game(&|game| game.reward_real / loss.beta),
-            generated_change: game(&|game| game.reward_generated / loss.beta),
-            accuracy: game(&|game| game.accuracy),
-            ..figures
-        }
-    }
-
-    /// Of parts of which this is the last: how the last one with a step ended, and what changed in all.
-    fn after(self, mut parts: Vec<Self>) -> Self {
-        parts.push(self);
-        let sum = |of: fn(&Self) -> Option<f64>| parts.iter().filter_map(of).reduce(|a, b| a + b);
-        let last = |of: fn(&Self) -> Option<f64>| parts.iter().filter_map(of).last();
-        Self {
-            steps: parts.iter().map(|part| part.steps).sum(),
-            examples: parts.iter().map(|part| part.examples).sum(),
-            loss: last(|part| part.loss),
-            first_loss: last(|part| part.first_loss),
-            real_change: sum(|part| part.real_change),
-            generated_change: sum(|part| part.generated_change),
-            accuracy: last(|part| part.accuracy),
-        }
-    }
-
-    fn sentence(&self) -> String {
-        let mut sentence = format!("{} steps, loss {:.4}", self.steps, self.loss.unwrap_or_default());
-        if let (Some(real), Some(generated), Some(accuracy)) = (self.real_change, self.generated_change, self.accuracy)
-        {
-            sentence += &format!(
-                " at the end; log-probability of real responses {real:+.2}, of generated ones {generated:+.2}; accuracy \
-                 {accuracy:.2}"
-            );
-        }
-        sentence
-    }
 }

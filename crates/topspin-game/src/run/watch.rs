@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::guard::Fired;
 use crate::config::Guard;
 use crate::metrics::{GameMetrics, StepMetrics};
+use crate::trainer::Gradient;
 
 /// Steps before there is a usual norm of the gradient.
 const SETTLED: usize = 10;
@@ -110,6 +111,43 @@ impl Watch {
                 ),
             );
         }
+    }
+}
+
+/// A way in which training gets lost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Divergence {
+    /// The loss of a step is not finite.
+    Loss,
+    /// Its gradient is not finite.
+    Gradient,
+    /// Its gradient is far longer than usual.
+    Exploding(Exploding),
+    /// The parameters behind it are not finite.
+    Parameters,
+}
+
+impl Divergence {
+    /// What is wrong at `step`.
+    pub fn sentence(self, step: u32, stage: &str) -> String {
+        let of = format!("of step {step} of `{stage}`");
+        match self {
+            Self::Loss => format!("the loss {of} is not a finite number"),
+            Self::Gradient => format!("the gradient {of} is not finite"),
+            Self::Exploding(Exploding { norm, usual }) => {
+                format!("the gradient {of} has the norm {norm:.3e}, {:.0} times the usual {usual:.3e}", norm / usual)
+            }
+            Self::Parameters => format!("the parameters behind step {step} of `{stage}` are not finite"),
+        }
+    }
+}
+
+/// Why the step of a gradient must not be made.
+pub(super) fn divergence(gradient: &Gradient, watch: &Watch) -> Option<Divergence> {
+    match gradient {
+        Gradient { loss, .. } if !loss.is_finite() => Some(Divergence::Loss),
+        Gradient { norm, .. } if !norm.is_finite() => Some(Divergence::Gradient),
+        Gradient { norm, .. } => watch.exploding(*norm).map(Divergence::Exploding),
     }
 }
 

@@ -10,6 +10,8 @@ use topspin_game::objective::Objective;
 
 /// The definition of the tables.
 const SOURCE: &str = include_str!("../../../../topspin-game/src/config/mod.rs");
+/// The definition of `[game]`.
+const GAME: &str = include_str!("../../../../topspin-game/src/config/game.rs");
 /// The definition of `[guard]`.
 const GUARD: &str = include_str!("../../../../topspin-game/src/config/guard.rs");
 /// The definition of [`topspin_game::config::Score`].
@@ -34,6 +36,7 @@ struct Item {
 /// The tables of the configuration as a chapter of the reference.
 pub fn chapter() -> String {
     let mut items = items(SOURCE);
+    items.extend(self::items(GAME));
     items.extend(self::items(GUARD));
     items.extend(self::items(SCORE));
     items.extend(self::items(SCHEDULE).remove_entry("Shape"));
