@@ -15,6 +15,9 @@ pub enum EvalError {
     /// The tokens of all responses together are none.
     #[error("the responses have no token between them, so there is nothing to average over; check how they were made")]
     NoTokens,
+    /// A response has nothing to be compared with.
+    #[error("a response has no reference to compare it with; give each prompt at least one, or leave it out")]
+    NoReference,
     /// Values that should belong in pairs are not as many on both sides.
     #[error(
         "the two sides of a comparison have {left} and {right} responses; compare the same prompts in the same order"
