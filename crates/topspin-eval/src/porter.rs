@@ -203,3 +203,19 @@ fn ends_short(word: &str) -> bool {
     let letters: Vec<bool> = consonants(word).collect();
     letters == [false, true] || (letters.ends_with(&[true, false, true]) && !word.ends_with(['w', 'x', 'y']))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stems_are_those_of_nltk() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/metrics/stems.json");
+        let stems: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert!(stems.len() > 300);
+        for (word, expected) in stems {
+            assert_eq!(stem(&word), expected.as_str().unwrap(), "{word}");
+        }
+    }
+}
