@@ -10,6 +10,7 @@ mod chrf;
 mod corpus;
 mod discrimination;
 mod error;
+pub mod harness;
 mod ngrams;
 mod nll;
 mod normalise;

@@ -218,4 +218,12 @@ mod tests {
             assert_eq!(stem(&word), expected.as_str().unwrap(), "{word}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_word_has_a_stem(head in "[a-z0-9]{1,9}", ending in "(alli|logi|ing|eed|ies|ied|y|ll|ion|e)?") {
+            let word = head + &ending;
+            proptest::prop_assert!(word.len() < 3 || (1..=word.len() + 1).contains(&stem(&word).len()));
+        }
+    }
 }
