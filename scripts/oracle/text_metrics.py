@@ -1,9 +1,12 @@
 """Writes tests/golden/metrics/: texts and numbers, and what the field's tools make of them.
 
-Runs in an environment of its own, without PyTorch: scripts/oracle/requirements-metrics.txt.
+    python text_metrics.py [--out FOLDER] [--seed N]
+
+Run it with the Python that `scripts/oracle/setup.sh metrics` prints. With another seed than 0 it draws twenty times as many cases: write
+those elsewhere and let the tests read them, as tests/golden/README.md says.
 """
 
-import importlib.util
+import argparse
 import json
 import math
 import random
@@ -11,6 +14,7 @@ from decimal import Context, Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
+from confidenceinterval.delong import delong_roc_variance
 from lm_eval.api.metrics import bits_per_byte, exact_match_hf_evaluate, mean_stderr, weighted_perplexity
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.filters.extraction import RegexFilter
@@ -21,8 +25,12 @@ from sacrebleu.metrics import BLEU, CHRF
 from scipy.stats import binomtest, ks_2samp
 from sklearn.metrics import roc_auc_score
 
-OUT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "metrics"
-RNG = random.Random(11)
+PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+PARSER.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[2] / "tests" / "golden" / "metrics")
+PARSER.add_argument("--seed", type=int, default=0)
+ARGS = PARSER.parse_args()
+RNG = random.Random(ARGS.seed)
+MANY = 20 if ARGS.seed else 1
 WORDS = (
     "the a an cats running relational happily flies agreed, hopping don't U.S.A. 1,234.56 -3 $5.00 3.14. 10-12 2-year .5 "
     "(hi) (hi there) e.g. \"quoted\" &quot;entity&quot; &amp;lt;b&gt; <skipped> naïve Straße İstanbul ΟΔΟΣ トンボ 日本語。 "
@@ -31,8 +39,15 @@ WORDS = (
 ).split(" ")
 
 
+def word() -> str:
+    """A word of the list or, now and then, of random letters and marks."""
+    if RNG.random() < 0.85:
+        return RNG.choice(WORDS)
+    return "".join(chr(RNG.choice([RNG.randint(33, 126), RNG.randint(0xA0, 0x24F), RNG.randint(0x370, 0x3FF)])) for _ in range(RNG.randint(1, 5)))
+
+
 def text(least: int, most: int) -> str:
-    return " ".join(RNG.choice(WORDS) for _ in range(RNG.randint(least, most)))
+    return " ".join(word() for _ in range(RNG.randint(least, most)))
 
 
 def changed(reference: str) -> str:
@@ -60,7 +75,7 @@ def cases() -> list[dict]:
           "It is the practical guide for the army always to heed the directions of the party."]),
     ]
     made = [{"response": response, "references": references, "times": 1} for response, references in fixed]
-    for _ in range(24):
+    for _ in range(24 * MANY):
         references = [text(1, 18)]
         references += [changed(references[0]) for _ in range(RNG.choice([0, 0, 1, 3]))]
         made.append({"response": changed(RNG.choice(references)), "references": references, "times": 1})
@@ -144,7 +159,7 @@ def answers() -> list[dict]:
               "..", "$", "1,000,000", "0.50", ".5", "-.25", "-0", "1e5", "½", "٣", "no", "so", "\n", "7.0", "000", "5...",
               "123456789012345678901234567890.10", "$$3", "-$4", "$-4", "x2y"]
     strict, flexible = RegexFilter(STRICT, 0), RegexFilter(FLEXIBLE, -1)
-    made = ["", "#### "] + [" ".join(RNG.choice(pieces) for _ in range(RNG.randint(1, 4))) for _ in range(40)] + pieces
+    made = ["", "#### "] + [" ".join(RNG.choice(pieces) for _ in range(RNG.randint(1, 4))) for _ in range(40 * MANY)] + pieces
     rows = []
     for response in made:
         found = strict.regex.findall(response)[:1] + ["".join(groups) for groups in flexible.regex.findall(response)][::-1]
@@ -184,7 +199,7 @@ def choices() -> list[dict]:
     task._config = type("Config", (), {"process_results": None})()
     task.doc_to_choice, task.doc_to_target = lambda doc: doc["choices"], lambda doc: doc["gold"]
     made = []
-    for _ in range(40):
+    for _ in range(40 * MANY):
         texts = [RNG.choice(["yes", "no, never", "日本語", "naïve", "a much longer answer", "B", "ééé"]) for _ in range(RNG.randint(1, 5))]
         logprobs = [RNG.choice([-1.0, -2.0, -RNG.uniform(0, 9) * len(text)]) for text in texts]
         several = RNG.random() < 0.3
@@ -213,12 +228,8 @@ def delong(real: list[float], generated: list[float]) -> float:
     """DeLong's standard error by its definition, held against the package `confidenceinterval`, which is in float32."""
     wins = np.array([[(x > y) + 0.5 * (x == y) for y in generated] for x in real])
     variance = wins.mean(1).var(ddof=1) / len(real) + wins.mean(0).var(ddof=1) / len(generated)
-    path = Path(importlib.util.find_spec("confidenceinterval").submodule_search_locations[0]) / "delong.py"
-    spec = importlib.util.spec_from_file_location("delong", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     labels = np.array([1] * len(real) + [0] * len(generated))
-    _, theirs = module.delong_roc_variance(labels == 1, np.array(real + generated))
+    _, theirs = delong_roc_variance(labels == 1, np.array(real + generated))
     if not math.isclose(variance, float(theirs), rel_tol=1e-4, abs_tol=1e-9):
         raise SystemExit(f"DeLong's variance is {variance} by definition and {theirs} by the package")
     return math.sqrt(variance)
@@ -232,7 +243,7 @@ def discrimination() -> list[dict]:
         (5, 4, lambda: 2.0, lambda: 2.0),
     ]
     made = []
-    for m, n, of_real, of_generated in draws:
+    for m, n, of_real, of_generated in draws * MANY:
         real, generated = [of_real() for _ in range(m)], [of_generated() for _ in range(n)]
         auc = roc_auc_score([1] * m + [0] * n, real + generated)
         # The best balanced accuracy over thresholds and directions is (1 + D) / 2 with Kolmogorov and Smirnov's D.
@@ -255,7 +266,7 @@ def stems() -> dict:
     endings = ("s es ies sses ed ied eed ing ying ational tional enci izer bli alli entli eli ousli ization ator alism iveness fulness "
                "aliti iviti biliti fulli logi icate ative alize iciti ical ful ness al ance ence er ic able ible ant ement ment ent "
                "sion tion ion ou ism ate iti ous ive ize e ll lle y").split()
-    every = [head + ending for ending in endings for head in RNG.sample(heads, 7)]
+    every = [head + ending for ending in endings for head in RNG.sample(heads, 7 if MANY == 1 else len(heads))]
     words = ["skies", "dying", "news", "innings", "howe", "proceed", "exceed", "succeed", "ties", "died", "flies", "geology", "controll"]
     words += [word for word in every if len(word) > 3]
     return {word: PorterStemmer().stem(word) for word in sorted(set(words))}
@@ -265,11 +276,11 @@ def write(name: str, content: object) -> None:
     lines = content if isinstance(content, list) else None
     dump = lambda value: json.dumps(value, ensure_ascii=False)
     whole = "[\n" + ",\n".join(map(dump, lines)) + "\n]\n" if lines else dump(content) + "\n"
-    (OUT / name).write_text(whole, encoding="utf-8")
+    (ARGS.out / name).write_text(whole, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    OUT.mkdir(parents=True, exist_ok=True)
+    ARGS.out.mkdir(parents=True, exist_ok=True)
     of_texts = texts()
     write("texts.json", of_texts["cases"])
     write("corpus.json", of_texts["corpus"])
