@@ -87,10 +87,7 @@ impl CorpusStatistics for ChrfStatistics {
 }
 
 /// The comparison with the highest score, the first of equal ones.
-fn best<R: AsRef<str>>(
-    references: &[R],
-    with: impl Fn(&str) -> ChrfStatistics,
-) -> Result<ChrfStatistics, EvalError> {
+fn best<R: AsRef<str>>(references: &[R], with: impl Fn(&str) -> ChrfStatistics) -> Result<ChrfStatistics, EvalError> {
     let compared = references.iter().map(|reference| with(reference.as_ref()));
     let best = compared.reduce(|best, other| if other.score() > best.score() { other } else { best });
     best.ok_or(EvalError::NoReference)

@@ -30,7 +30,8 @@ pub fn auc(real: &[f64], generated: &[f64]) -> Result<Figure, EvalError> {
     };
     let (of_real, of_generated) = (exceeds(real, generated), exceeds(generated, real));
     let value = of_real.iter().sum::<f64>() / real.len() as f64;
-    let variance = |shares: &[f64]| standard_deviation(shares).map(|deviation| deviation * deviation / shares.len() as f64);
+    let variance =
+        |shares: &[f64]| standard_deviation(shares).map(|deviation| deviation * deviation / shares.len() as f64);
     let stderr = variance(&of_real).zip(variance(&of_generated)).map(|(a, b)| (a + b).sqrt());
     let width = stderr.filter(|&stderr| stderr > 0.0).map(|stderr| Z * stderr);
     Ok(Figure {
@@ -80,7 +81,8 @@ pub fn best_threshold(real: &[f64], generated: &[f64], bootstrap: &Bootstrap) ->
     let all = |values: &[f64]| (0..values.len()).collect::<Vec<_>>();
     let gaps = gaps(&all(real), &all(generated));
     let first = (0, gaps[0]);
-    let best = gaps.into_iter().enumerate().fold(first, |best, gap| if gap.1.abs() > best.1.abs() { gap } else { best });
+    let best =
+        gaps.into_iter().enumerate().fold(first, |best, gap| if gap.1.abs() > best.1.abs() { gap } else { best });
     Ok(BestThreshold { accuracy, threshold: levels[best.0], real_above: best.1 >= 0.0 })
 }
 

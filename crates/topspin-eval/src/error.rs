@@ -19,7 +19,9 @@ pub enum EvalError {
     #[error("a response has no reference to compare it with; give each prompt at least one, or leave it out")]
     NoReference,
     /// A regular expression is none, or a match takes too many steps.
-    #[error("the pattern `{pattern}` cannot be used ({problem}); write it as a regular expression that needs no long search")]
+    #[error(
+        "the pattern `{pattern}` cannot be used ({problem}); write it as a regular expression that needs no long search"
+    )]
     Pattern {
         /// The pattern.
         pattern: String,

@@ -89,7 +89,8 @@ impl RegexFilter {
     /// [`EvalError::Pattern`] if a match takes too many steps.
     pub fn apply(&self, response: &str) -> Result<String, EvalError> {
         let matches = self.pattern.find_all(response)?;
-        let place = if self.select < 0 { matches.len().checked_add_signed(self.select) } else { Some(self.select as usize) };
+        let place =
+            if self.select < 0 { matches.len().checked_add_signed(self.select) } else { Some(self.select as usize) };
         let found = place.and_then(|place| matches.get(place).copied().flatten());
         Ok(found.unwrap_or(&self.fallback).trim_matches(is_space).into())
     }

@@ -1,6 +1,6 @@
 //! The Porter stemmer (Porter, "An algorithm for suffix stripping", 1980), with the changes of Porter's own later version
-//! and of NLTK (its default mode, `NLTK_EXTENSIONS`), which ROUGE is computed with. No other stemmer would do: those of
-//! the Snowball family are Porter's second algorithm, which cuts other words.
+//! and of NLTK (its default mode, `NLTK_EXTENSIONS`), which ROUGE is computed with. Other stemmers for English cut some words
+//! elsewhere.
 
 /// Words whose stem follows no rule.
 const IRREGULAR: [(&str, &str); 13] = [
@@ -51,15 +51,8 @@ const STEP_2: Rules = &[
     ("fulli", "ful"),
 ];
 
-const STEP_3: Rules = &[
-    ("icate", "ic"),
-    ("ative", ""),
-    ("alize", "al"),
-    ("iciti", "ic"),
-    ("ical", "ic"),
-    ("ful", ""),
-    ("ness", ""),
-];
+const STEP_3: Rules =
+    &[("icate", "ic"), ("ative", ""), ("alize", "al"), ("iciti", "ic"), ("ical", "ic"), ("ful", ""), ("ness", "")];
 
 const STEP_4: Rules = &[
     ("al", ""),

@@ -161,7 +161,8 @@ proptest! {
         }
         // A response that is a reference has all that there is to have.
         let itself = [&references[0], &response];
-        let (bleu, rouge) = (BleuStatistics::new(&response, &itself).unwrap(), RougeL::new(&response, &itself, Stemming::Porter).unwrap());
+        let bleu = BleuStatistics::new(&response, &itself).unwrap();
+        let rouge = RougeL::new(&response, &itself, Stemming::Porter).unwrap();
         prop_assert!(bleu.response_words == 0 || (bleu.sentence_score() - 100.0).abs() < 1e-9);
         prop_assert!(rouge.fmeasure == 1.0 || rouge == RougeL::default());
         let chrf = ChrfStatistics::chrf(&response, &[&response]).unwrap().score();
@@ -183,7 +184,8 @@ proptest! {
         let spaced = |text: &str| text.chars().map(String::from).collect::<Vec<_>>().join(" ");
         let subsequences = |text: &str| -> std::collections::HashSet<String> {
             let letters: Vec<char> = text.chars().collect();
-            (0..1u32 << letters.len()).map(|set| (0..letters.len()).filter(|i| set >> i & 1 == 1).map(|i| letters[i]).collect()).collect()
+            let chosen = |set: u32| (0..letters.len()).filter(|i| set >> i & 1 == 1).map(|i| letters[i]).collect();
+            (0..1 << letters.len()).map(chosen).collect()
         };
         let longest = subsequences(&left).intersection(&subsequences(&right)).map(String::len).max().unwrap();
         let found = RougeL::new(&spaced(&left), &[spaced(&right)], Stemming::None).unwrap();
@@ -219,7 +221,8 @@ proptest! {
         let judged = if best.real_above { at } else { 1.0 - at };
         prop_assert!((judged - most).abs() < 1e-12);
         // AUC is the mean over all pairs.
-        let pairs = real.iter().flat_map(|r| generated.iter().map(move |g| if r > g { 1.0 } else { 0.5 * f64::from(r == g) }));
+        let won = |r: f64, g: f64| if r > g { 1.0 } else { 0.5 * f64::from(r == g) };
+        let pairs = real.iter().flat_map(|&r| generated.iter().map(move |&g| won(r, g)));
         let mean = pairs.sum::<f64>() / (real.len() * generated.len()) as f64;
         prop_assert!((auc(&real, &generated).unwrap().value - mean).abs() < 1e-12);
     }
