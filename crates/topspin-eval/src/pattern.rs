@@ -45,8 +45,8 @@ impl Pattern {
                 _ => (1..=groups).map(group).find(|text| !text.is_empty()),
             }
         };
-        let matches = self.0.captures_iter(text).map(|captures| captures.map(held));
-        matches.collect::<Result<_, _>>().map_err(|error| fault(self.0.as_str(), &error))
+        let matches = self.0.captures_iter(text);
+        matches.map(|captures| captures.map(held).map_err(|error| fault(self.0.as_str(), &error))).collect()
     }
 }
 
