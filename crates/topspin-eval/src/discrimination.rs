@@ -9,9 +9,9 @@ use crate::{Bootstrap, EvalError, Figure};
 ///
 /// The standard error is DeLong's (1988): `sqrt(var(a)/m + var(b)/n)`, where `a` has for each of the m real responses the
 /// share of generated ones that it exceeds, `b` for each of the n generated ones the share of real ones that exceed it.
-/// It takes all responses as independent; where a prompt has a real and a generated one, it is near enough. The interval is
-/// 1.96 standard errors to either side, within 0 and 1; it is absent where the standard error is 0, as where no two
-/// responses lie the wrong way round, which says nothing of others.
+/// It takes all responses as independent, which those to one prompt are not quite. The interval is 1.96 standard errors to
+/// either side, within 0 and 1; it is absent where the standard error is 0, as where no two responses lie the wrong way
+/// round, which says nothing of others.
 ///
 /// # Errors
 /// [`EvalError::Empty`] if either kind has none, [`EvalError::NotFinite`] for the first number that is none, counted from
