@@ -19,7 +19,7 @@ pub struct NllFigures {
     pub per_token: Figure,
     /// Mean nats of a response.
     pub per_response: Figure,
-    /// `exp` of `per_token`.
+    /// `exp` of `per_token`, without a standard error; [`Perplexities`](crate::Perplexities) has one.
     pub perplexity: Figure,
     /// Mean probability of a response. Where a prompt has one right response, this is the share of samples at
     /// temperature 1 that are right, without the noise of sampling.

@@ -6,7 +6,8 @@ use std::hash::Hash;
 use crate::bootstrap::quantile;
 use crate::{Bootstrap, EvalError, Figure};
 
-/// Whether a response is one of the references, white space at the ends aside.
+/// Whether a response is one of the references, white space at the ends aside. [`Normalisation`](crate::Normalisation)
+/// overlooks more.
 pub fn exact_match(response: &str, references: &[impl AsRef<str>]) -> bool {
     references.iter().any(|reference| reference.as_ref().trim() == response.trim())
 }

@@ -111,6 +111,22 @@ fn a_report_goes_to_json_and_back() {
 }
 
 #[test]
+fn a_figure_of_an_older_report_has_no_standard_error() {
+    let text = r#"{"value": 0.5, "low": 0.25, "high": null, "n": 7}"#;
+    let figure = Figure { low: Some(0.25), ..Figure::without_interval(0.5, 7) };
+    assert_eq!(serde_json::from_str::<Figure>(text).unwrap(), figure);
+}
+
+#[test]
+fn a_mean_of_zeros_and_ones_and_its_share_have_the_same_standard_error() {
+    let values = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0];
+    let mean = Bootstrap::default().mean(&values).unwrap();
+    assert!((mean.stderr.unwrap() - share(3, 7).unwrap().stderr.unwrap()).abs() < 1e-15);
+    assert_eq!(share(1, 1).unwrap().stderr, None);
+    assert_eq!(mean.rescale(f64::exp).stderr, None);
+}
+
+#[test]
 fn nothing_gives_an_error_and_not_a_number() {
     let bootstrap = Bootstrap::default();
     assert_eq!(bootstrap.mean(&[]), Err(EvalError::Empty));

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use toml::Value;
+use topspin_eval::{EvalError, Pattern};
 
 use super::check::range;
 use super::{ConfigError, Game};
-use crate::judge::Pattern;
 use crate::objective::Objective;
 use crate::opponent::Opponent;
 use crate::schedule::PerIteration;
@@ -93,9 +93,9 @@ impl Score {
     pub(super) fn check(&self, game: &Game) -> Result<(), ConfigError> {
         self.check_kind()?;
         if self.kind == ScoreKind::Regex {
-            let fail =
-                |problem| range("score.pattern", spelt(&self.pattern), &format!("a regular expression ({problem})"));
-            Pattern::new(&self.pattern).map(drop).or_else(fail)?;
+            if let Err(EvalError::Pattern { problem, .. }) = Pattern::new(&self.pattern) {
+                return range("score.pattern", spelt(&self.pattern), &format!("a regular expression ({problem})"));
+            }
         }
         if self.is_given() && game.takes_rejected() {
             let allowed = "\"none\" where `game.opponent` is \"data\": nothing is sampled that could be scored";

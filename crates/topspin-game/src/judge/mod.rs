@@ -8,8 +8,9 @@ mod length;
 mod numeric;
 mod pattern;
 
+use topspin_eval::{EvalError, Pattern};
+
 use crate::config::{Score, ScoreKind};
-pub use pattern::{GivenUp, Pattern};
 
 /// What is scored.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +41,7 @@ impl Judge {
     ///
     /// # Errors
     /// The pattern is no regular expression; checked settings have one that is.
-    pub fn new(score: &Score) -> Result<Option<Self>, String> {
+    pub fn new(score: &Score) -> Result<Option<Self>, EvalError> {
         Ok(Some(match score.kind {
             ScoreKind::None | ScoreKind::Command => return Ok(None),
             ScoreKind::ExactMatch => Self::ExactMatch,
@@ -51,10 +52,13 @@ impl Judge {
     }
 
     /// The score of an answer, a finite number.
-    pub fn score(&self, answer: &Answer) -> Result<f64, GivenUp> {
+    ///
+    /// # Errors
+    /// [`EvalError::Pattern`] if a match takes too many steps.
+    pub fn score(&self, answer: &Answer) -> Result<f64, EvalError> {
         match self {
             Self::ExactMatch => Ok(exact_match::score(answer)),
-            Self::Regex(pattern) => pattern.score(answer),
+            Self::Regex(pattern) => pattern::score(answer, pattern),
             Self::Numeric => Ok(numeric::score(answer)),
             Self::Length(target) => Ok(length::score(answer, *target)),
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use topspin_eval::EvalError;
 use topspin_kernels::device::Device;
 
 use super::command::{Call, Given};
@@ -107,7 +108,12 @@ impl<D: Device + Clone> Run<'_, D> {
         let score = |(rollout, generation): (&Rollout, &Generation)| {
             let Generation { response, references, token_ids, .. } = generation;
             let score = judge.score(&Answer { response, references, tokens: token_ids.len() });
-            let fail = |error| RunError::Pattern { prompt_id: rollout.prompt_id.clone(), problem: format!("{error}") };
+            let fail = |error| match error {
+                EvalError::Pattern { problem, .. } => {
+                    RunError::Pattern { prompt_id: rollout.prompt_id.clone(), problem }
+                }
+                error => error.into(),
+            };
             Ok(Judged::new(rollout, score.map_err(fail)?))
         };
         responses.iter().zip(&generations).map(score).collect()

@@ -1,0 +1,107 @@
+//! How well real and generated responses can be told apart by a number that each has: a log-ratio, or just a length.
+
+use crate::bootstrap::{Z, finite, standard_deviation};
+use crate::{Bootstrap, EvalError, Figure};
+
+/// The area under the ROC curve: the probability that the number of a real response is higher than that of a generated
+/// one, equal ones counting one half (Mann and Whitney 1947). From 0 to 1; one half is chance, and both ends tell the two
+/// apart without fail.
+///
+/// The standard error is DeLong's (1988): `sqrt(var(a)/m + var(b)/n)`, where `a` has for each of the m real responses the
+/// share of generated ones that it exceeds, `b` for each of the n generated ones the share of real ones that exceed it.
+/// It takes all responses as independent, which those to one prompt are not quite. The interval is 1.96 standard errors to
+/// either side, within 0 and 1; it is absent where the standard error is 0, as where no two responses lie the wrong way
+/// round, which says nothing of others.
+///
+/// # Errors
+/// [`EvalError::Empty`] if either kind has none, [`EvalError::NotFinite`] for the first number that is none, counted from
+/// the real ones on.
+pub fn auc(real: &[f64], generated: &[f64]) -> Result<Figure, EvalError> {
+    check(real, generated)?;
+    let exceeds = |values: &[f64], others: &[f64]| -> Vec<f64> {
+        let mut sorted = others.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let share = |value: &f64| {
+            let below = sorted.partition_point(|other| other < value);
+            let equal = sorted.partition_point(|other| other <= value) - below;
+            (below as f64 + 0.5 * equal as f64) / sorted.len() as f64
+        };
+        values.iter().map(share).collect()
+    };
+    let (of_real, of_generated) = (exceeds(real, generated), exceeds(generated, real));
+    let value = of_real.iter().sum::<f64>() / real.len() as f64;
+    let variance =
+        |shares: &[f64]| standard_deviation(shares).map(|deviation| deviation * deviation / shares.len() as f64);
+    let stderr = variance(&of_real).zip(variance(&of_generated)).map(|(a, b)| (a + b).sqrt());
+    let width = stderr.filter(|&stderr| stderr > 0.0).map(|stderr| Z * stderr);
+    Ok(Figure {
+        value,
+        low: width.map(|width| (value - width).max(0.0)),
+        high: width.map(|width| (value + width).min(1.0)),
+        stderr,
+        n: real.len() + generated.len(),
+    })
+}
+
+/// The judgement by one threshold that is right most often.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BestThreshold {
+    /// The mean of the share of real responses and of the share of generated ones that are judged right, from one half to
+    /// 1: with as many of each, the share of all. It is `(1 + D) / 2` with Kolmogorov and Smirnov's D. As the threshold was
+    /// chosen on the same responses, it is too high for few of them, and so is its interval.
+    pub accuracy: Figure,
+    /// Where to part them; the lowest of equally good places.
+    pub threshold: f64,
+    /// Whether those at the threshold and above are judged real, rather than generated.
+    pub real_above: bool,
+}
+
+/// Finds the threshold, and whether real responses lie above or below it. The interval comes from draws of real and of
+/// generated responses, each with its best threshold.
+///
+/// # Errors
+/// As for [`auc`].
+pub fn best_threshold(real: &[f64], generated: &[f64], bootstrap: &Bootstrap) -> Result<BestThreshold, EvalError> {
+    check(real, generated)?;
+    let mut levels: Vec<f64> = real.iter().chain(generated).copied().collect();
+    levels.sort_by(f64::total_cmp);
+    levels.dedup_by(|a, b| *a == *b);
+    let ranks = |values: &[f64]| -> Vec<usize> {
+        values.iter().map(|value| levels.partition_point(|level| level < value)).collect()
+    };
+    let (of_real, of_generated) = (ranks(real), ranks(generated));
+    let gaps = |places: &[usize], others: &[usize]| {
+        let below_real = shares_below(places.iter().map(|&i| of_real[i]), levels.len());
+        let below_generated = shares_below(others.iter().map(|&i| of_generated[i]), levels.len());
+        below_generated.into_iter().zip(below_real).map(|(generated, real)| generated - real).collect::<Vec<f64>>()
+    };
+    let accuracy = bootstrap.figure_of_two(real.len(), generated.len(), |places, others| {
+        0.5 + gaps(places, others).into_iter().fold(0.0, |most: f64, gap| most.max(gap.abs())) / 2.0
+    })?;
+    let all = |values: &[f64]| (0..values.len()).collect::<Vec<_>>();
+    let gaps = gaps(&all(real), &all(generated));
+    let first = (0, gaps[0]);
+    let best =
+        gaps.into_iter().enumerate().fold(first, |best, gap| if gap.1.abs() > best.1.abs() { gap } else { best });
+    Ok(BestThreshold { accuracy, threshold: levels[best.0], real_above: best.1 >= 0.0 })
+}
+
+fn check(real: &[f64], generated: &[f64]) -> Result<(), EvalError> {
+    if real.is_empty() || generated.is_empty() {
+        return Err(EvalError::Empty);
+    }
+    finite(&[real, generated].concat())
+}
+
+/// The share of ranks below each rank.
+fn shares_below(ranks: impl ExactSizeIterator<Item = usize>, levels: usize) -> Vec<f64> {
+    let n = ranks.len() as f64;
+    let mut counts = vec![0usize; levels];
+    ranks.for_each(|rank| counts[rank] += 1);
+    let mut below = 0;
+    let before = |count: usize| {
+        below += count;
+        (below - count) as f64 / n
+    };
+    counts.into_iter().map(before).collect()
+}
