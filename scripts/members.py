@@ -89,7 +89,7 @@ class E2e:
 
     def prepare(self, seed):
         dir = self.out / f"seed-{seed}" / "supervised"
-        # As many updates as the two iterations have, once at the supervised rate and once at a tenth of it.
+        # The same pass once more, 75 updates where the two iterations have 30: at the same rate, and at a tenth of it.
         controls = "sft.controls=[{ epochs = 1, lr = 1e-3 }, { epochs = 1, lr = 1e-4 }]"
         sets = self.sets + [controls, f"game.seed={seed}", f"output.dir={dir}"]
         run([self.topspin, "sft", "configs/e2e-smollm2-lora.toml"], sets)
