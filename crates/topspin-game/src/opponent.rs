@@ -111,6 +111,11 @@ impl Lineup {
         Self { players, reference, average: average.collect() }
     }
 
+    /// Whether the base alone answers: then a response of it is a response of the base's, and no other is wanted beside it.
+    pub fn is_base(&self) -> bool {
+        self.players == [(Player::Model(0), 1.0)]
+    }
+
     /// The player whose turn a uniform number of `[0, 1)` says it is.
     pub fn draw(&self, uniform: f64) -> Player {
         let mut below = 0.0;

@@ -14,8 +14,9 @@ pub(super) struct Game<'a> {
     pub real: &'a [f64],
     /// The same of the generated ones.
     pub generated: &'a [f64],
-    /// The same of the base model's, which count where the loss needs a third response.
-    pub third: &'a [f64],
+    /// The same of the base model's, which count where the loss needs a third response. None where the base alone gives the
+    /// generated ones: each then stands beside itself, as in a run.
+    pub third: Option<&'a [f64]>,
     /// The reference's log-probabilities.
     pub reference: &'a [f64],
     /// The base model's.
@@ -35,13 +36,14 @@ impl Game<'_> {
     /// Calls `visit` with every pair or triplet of responses that can occur, and its probability.
     fn each(&self, mut visit: impl FnMut(Indices, f64)) {
         let all = 0..self.real.len();
-        let third = if self.loss.needs().base_response { all.clone() } else { 0..1 };
         for real in all.clone().filter(|&real| self.real[real] > 0.0) {
             for generated in all.clone().filter(|&generated| self.generated[generated] > 0.0) {
                 let weight = self.real[real] * self.generated[generated];
-                match self.loss.needs().base_response {
-                    false => visit([real, generated, 0], weight),
-                    true => third.clone().for_each(|base| visit([real, generated, base], weight * self.third[base])),
+                match self.third.filter(|_| self.loss.needs().base_response) {
+                    None => visit([real, generated, generated], weight),
+                    Some(third) => {
+                        all.clone().for_each(|base| visit([real, generated, base], weight * third[base]));
+                    }
                 }
             }
         }
@@ -170,7 +172,7 @@ mod tests {
             for &objective in Objective::ALL.iter().filter(|&&objective| objective != Objective::Hinge) {
                 let game = Game {
                     loss: &Loss { objective, beta, additions },
-                    real: &probs[0], generated: &probs[1], third: &probs[2], reference, base, tokens: &tokens,
+                    real: &probs[0], generated: &probs[1], third: Some(&probs[2]), reference, base, tokens: &tokens,
                 };
                 let (_, gradient) = game.gradient(logits);
                 let hessian = game.hessian(logits);

@@ -62,7 +62,7 @@ pub struct Iteration {
 struct Round {
     real: Vec<Vec<f64>>,
     generated: Vec<Vec<f64>>,
-    third: Vec<Vec<f64>>,
+    third: Option<Vec<Vec<f64>>>,
     reference: Vec<Vec<f64>>,
 }
 
@@ -147,7 +147,7 @@ impl Play {
         Round {
             real: taken(&self.world.data, "lab real"),
             generated: taken(&samples, "lab generated"),
-            third: taken(&self.world.base, "lab third"),
+            third: (!lineup.is_base()).then(|| taken(&self.world.base, "lab third")),
             reference: (0..self.world.tokens.len()).map(reference).collect(),
         }
     }
@@ -157,7 +157,7 @@ impl Play {
             loss: &self.loss,
             real: &round.real[prompt],
             generated: &round.generated[prompt],
-            third: &round.third[prompt],
+            third: round.third.as_ref().map(|third| &third[prompt][..]),
             reference: &round.reference[prompt],
             base: &self.world.base.log_probs()[prompt],
             tokens: &self.world.tokens[prompt],

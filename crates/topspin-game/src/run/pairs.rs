@@ -164,8 +164,8 @@ impl<D: Device + Clone> Run<'_, D> {
                 None => field.lineup.players[0].0,
                 Some(player) => field.named(player).expect("a player of this round is one of its lineup"),
             };
-            // What the base itself has given stands for both.
-            let own = (needs.base_response && player == Player::Model(0)).then(|| rollout.response.clone());
+            // Where the base alone answers, its response stands for both.
+            let own = (needs.base_response && field.lineup.is_base()).then(|| rollout.response.clone());
             let beside = beside_new.remove(&rollout.key()).or(own);
             garden.add(&rollout, Candidate::of(player, rollout.response.clone()), beside);
         }

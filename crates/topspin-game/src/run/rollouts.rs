@@ -107,7 +107,8 @@ impl<D: Device + Clone> Run<'_, D> {
         let (game, rollout) = (&self.config.game, &self.config.rollout);
         let (samples, max_new_tokens) = (*game.samples.of(k) as u32, rollout.max_new_tokens);
         let opponent = *game.opponent.of(k);
-        let needs_base = game.loss(k).needs().base_response;
+        let stands_beside_itself = field.lineup.is_base() && opponent != Opponent::Data;
+        let needs_base = game.loss(k).needs().base_response && !stands_beside_itself;
         // The older of the latest two answered in its own iteration.
         let players = match opponent {
             Opponent::LatestTwo => &field.lineup.players[..1],
@@ -136,10 +137,9 @@ impl<D: Device + Clone> Run<'_, D> {
                 });
             }
             if needs_base {
-                // What the base itself has given stands for both; the others have the numbers behind those of all samples.
-                let others = (0..samples).filter(|&sample| opponent == Opponent::Data || turn(*line, sample) != base);
+                // They have the numbers behind those of all samples.
                 let of_base = |sample| Wanted::sample(base, *line, id, prompt, samples + sample, max_new_tokens);
-                wanted.extend(others.map(of_base));
+                wanted.extend((0..samples).map(of_base));
             }
             // A policy step has no part for the real response.
             if players.len() == 1 && !self.config.score.is_policy() {
