@@ -92,10 +92,10 @@ impl Score {
     /// Whether its settings fit each other and `game` has a place for the score.
     pub(super) fn check(&self, game: &Game) -> Result<(), ConfigError> {
         self.check_kind()?;
-        if self.kind == ScoreKind::Regex {
-            if let Err(EvalError::Pattern { problem, .. }) = Pattern::new(&self.pattern) {
-                return range("score.pattern", spelt(&self.pattern), &format!("a regular expression ({problem})"));
-            }
+        if self.kind == ScoreKind::Regex
+            && let Err(EvalError::Pattern { problem, .. }) = Pattern::new(&self.pattern)
+        {
+            return range("score.pattern", spelt(&self.pattern), &format!("a regular expression ({problem})"));
         }
         if self.is_given() && game.takes_rejected() {
             let allowed = "\"none\" where `game.opponent` is \"data\": nothing is sampled that could be scored";

@@ -82,6 +82,14 @@ pub struct Network<D: Device> {
     base: Vec<f32>,
 }
 
+/// What a model answers to a prompt.
+struct Drawn {
+    /// The different responses.
+    responses: Vec<Response>,
+    /// Which of them each sample is.
+    samples: Vec<usize>,
+}
+
 impl<D: Device + Clone> Network<D> {
     /// Makes the task and trains the base model.
     pub fn new(device: &D, seed: u64) -> Result<Self, NetworkError> {
@@ -150,7 +158,7 @@ impl<D: Device + Clone> Network<D> {
         let drawn = self.data().draws(settings.draws, Key::new(self.seed, "lab real", iteration));
         let (mut trees, mut pairs) = (Vec::new(), Vec::new());
         let scored = self.logprobs(&decoder, |prompt| self.valid[prompt].iter().collect())?;
-        for (prompt, (responses, samples)) in generated.into_iter().enumerate() {
+        for (prompt, Drawn { responses, samples }) in generated.into_iter().enumerate() {
             let first = trees.len();
             for (token_ids, logprobs) in self.valid[prompt].iter().zip(&scored[prompt]) {
                 trees.push(Tree {
@@ -176,13 +184,8 @@ impl<D: Device + Clone> Network<D> {
         Ok(trainer.into_decoder().read_params())
     }
 
-    /// For each prompt the different responses that the model gives, and which of them each sample is.
-    fn generate(
-        &self,
-        decoder: &Decoder<D>,
-        draws: usize,
-        iteration: u64,
-    ) -> Result<Vec<(Vec<Response>, Vec<usize>)>, NetworkError> {
+    /// What the model answers to each prompt.
+    fn generate(&self, decoder: &Decoder<D>, draws: usize, iteration: u64) -> Result<Vec<Drawn>, NetworkError> {
         let request = |prompt: usize, sample: usize| Request {
             prompt: self.prompts[prompt].clone(),
             task: Task::Sample {
@@ -210,7 +213,7 @@ impl<D: Device + Clone> Network<D> {
                 })
             });
             let samples = samples.collect();
-            (responses, samples)
+            Drawn { responses, samples }
         };
         Ok(completions.chunks(draws).map(of_prompt).collect())
     }

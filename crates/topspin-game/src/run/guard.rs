@@ -56,9 +56,9 @@ impl<D: Device + Clone> Run<'_, D> {
     /// Whether the model of the stage folder `folder`, an iteration's, is worse than that of the one before it.
     pub(super) fn harm(&self, folder: &str, after: &Report) -> Result<Option<Fired>, RunError> {
         let done = self.manifest.stages.iter().filter(|stage| stage.state == State::Done);
-        let evaluated = done.filter_map(|stage| stage.name.strip_suffix("/eval"));
+        let mut evaluated = done.filter_map(|stage| stage.name.strip_suffix("/eval"));
         let is_iteration = |folder: &&str| folder.starts_with("iter-");
-        let Some(before) = evaluated.filter(is_iteration).next_back().filter(|_| is_iteration(&folder)) else {
+        let Some(before) = evaluated.rfind(is_iteration).filter(|_| is_iteration(&folder)) else {
             return Ok(None);
         };
         Ok(harm(&self.config.eval.best, self.config.eval.goal, &self.report(before)?, after))

@@ -53,7 +53,7 @@ impl TrainFigures {
     pub fn after(self, mut parts: Vec<Self>) -> Self {
         parts.push(self);
         let sum = |of: fn(&Self) -> Option<f64>| parts.iter().filter_map(of).reduce(|a, b| a + b);
-        let last = |of: fn(&Self) -> Option<f64>| parts.iter().filter_map(of).last();
+        let last = |of: fn(&Self) -> Option<f64>| parts.iter().rev().find_map(of);
         Self {
             steps: parts.iter().map(|part| part.steps).sum(),
             examples: parts.iter().map(|part| part.examples).sum(),

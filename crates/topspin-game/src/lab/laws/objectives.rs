@@ -27,7 +27,7 @@ proptest! {
 
     #[test]
     fn beta_one_is_there_in_one_iteration_and_one_half_comes_back_in_two(world in world()) {
-        let once = minimum(&play(world.clone(), Objective::Logistic, 1.0), &[world.base.clone()]);
+        let once = minimum(&play(world.clone(), Objective::Logistic, 1.0), std::slice::from_ref(&world.base));
         prop_assert!(distance(&once, &world.data) < 1e-9);
         let twice = play(world.clone(), Objective::Logistic, 0.5).run(2).pop().unwrap();
         prop_assert!(distance(&twice.policy, &world.base) < 1e-8);
@@ -36,7 +36,7 @@ proptest! {
     /// `p = q (c d / q)^(|y| / beta)`: the constant, which lengths keep from cancelling, makes it sum to 1.
     #[test]
     fn length_normalized_steps_farther_where_responses_are_long(world in world(), beta in 3.0..20.0f64) {
-        let next = minimum(&play(world.clone(), Objective::LengthNormalized, beta), &[world.base.clone()]);
+        let next = minimum(&play(world.clone(), Objective::LengthNormalized, beta), std::slice::from_ref(&world.base));
         for (prompt, found) in next.log_probs().iter().enumerate() {
             let (data, base) = (&world.data.log_probs()[prompt], &world.base.log_probs()[prompt]);
             let at = |log_c: f64| -> Vec<f64> {
@@ -94,7 +94,7 @@ proptest! {
 
     #[test]
     fn space_is_there_in_one_iteration_at_beta_one(world in world()) {
-        let next = minimum(&play(world.clone(), Objective::Space, 1.0), &[world.base.clone()]);
+        let next = minimum(&play(world.clone(), Objective::Space, 1.0), std::slice::from_ref(&world.base));
         prop_assert!(distance(&next, &world.data) < 1e-9);
     }
 
@@ -117,11 +117,11 @@ proptest! {
         let (data, base) = (world.data.probs(), world.base.probs());
         let excess = |y: usize| base[0][y] - data[0][y];
         let most = (0..base[0].len()).max_by(|&a, &b| excess(a).total_cmp(&excess(b))).unwrap();
-        let losses = [0.0, 5.0, 10.0, 15.0].map(|fall| {
+        let losses = [0.0, 5.0, 10.0, 15.0].map(|fall: f64| {
             // What it loses goes to a response that the opponent gives too seldom.
             let least = (0..base[0].len()).min_by(|&a, &b| excess(a).total_cmp(&excess(b))).unwrap();
             let mut rows = world.base.log_probs().to_vec();
-            rows[0][least] = (base[0][least] + base[0][most] * (1.0 - (-fall as f64).exp())).ln();
+            rows[0][least] = (base[0][least] + base[0][most] * (1.0 - (-fall).exp())).ln();
             rows[0][most] -= fall;
             play.loss(&Table::from_logits(rows))
         });

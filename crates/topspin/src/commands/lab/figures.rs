@@ -123,6 +123,9 @@ fn objectives() -> Figure {
     )
 }
 
+/// Losses and policies by gradient steps, the start first.
+type Flow = Vec<(f64, Table)>;
+
 /// Along one iteration, by gradient steps.
 fn linear() -> Figure {
     let additions = |forward_kl, reverse_kl| Additions { forward_kl, reverse_kl, ..Additions::default() };
@@ -136,9 +139,9 @@ fn linear() -> Figure {
         play.loss.additions = additions;
         let start = (play.loss(&play.world.base), play.world.base.clone());
         let points = std::iter::once(start).chain(play.flow(1, 1024));
-        (name, play.world.data.clone(), points.collect::<Vec<_>>())
+        (name, play.world.data.clone(), points.collect::<Flow>())
     });
-    let chart = |y_label: &str, vertical, value: &dyn Fn(&Table, &[(f64, Table)], usize) -> f64| Chart {
+    let chart = |y_label: &str, vertical, value: &dyn Fn(&Table, &Flow, usize) -> f64| Chart {
         x_label: "gradient steps of size 1".into(),
         y_label: y_label.into(),
         by_factors: true,
