@@ -15,7 +15,7 @@ const PERTURBATIONS: usize = 1000;
 
 /// Show that the policy step has the closed form reference * exp(score / beta) / Z
 ///
-/// Scores and reference are random. The maximiser of E[score] - beta KL(p || reference) is searched by Newton's method, without
+/// Scores and reference are random. What maximises the mean score less beta KL(p || reference) is searched by Newton's method, without
 /// the closed form, and laid beside it; so are a thousand perturbations of it, none of which may reach its value.
 #[derive(Debug, clap::Args)]
 pub struct Args {
