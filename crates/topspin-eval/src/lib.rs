@@ -6,6 +6,7 @@
 mod bootstrap;
 mod error;
 mod nll;
+pub mod page;
 mod report;
 mod text;
 

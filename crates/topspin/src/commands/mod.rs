@@ -10,6 +10,7 @@ pub mod generate;
 pub mod inspect;
 pub mod quickstart;
 pub mod reference;
+pub mod report;
 pub mod run;
 pub mod score;
 pub mod sft;
