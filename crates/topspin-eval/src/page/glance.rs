@@ -35,7 +35,24 @@ pub enum Tone {
 pub fn answers(folder: &Folder, results: &Results, guards: &[Guard]) -> Vec<Answer> {
     let iterations: Vec<Iteration> =
         folder.stage_folders().iter().filter_map(|name| Iteration::new(folder, name)).collect();
-    vec![best(results), chance(results), learning(&iterations), collapse(&iterations, guards)]
+    let mut answers = vec![best(results), chance(results), learning(&iterations), collapse(&iterations, guards)];
+    for answer in &mut answers {
+        answer.short = with_minus(&answer.short);
+        answer.why.iter_mut().for_each(|sentence| *sentence = with_minus(sentence));
+    }
+    answers
+}
+
+/// With true minus signs before numbers.
+fn with_minus(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut before = ' ';
+    for (at, c) in text.char_indices() {
+        let is_sign = c == '-' && !before.is_alphanumeric() && text[at + 1..].starts_with(|c: char| c.is_ascii_digit());
+        out.push(if is_sign { '−' } else { c });
+        before = c;
+    }
+    out
 }
 
 fn best(results: &Results) -> Answer {
@@ -77,12 +94,11 @@ fn chance(results: &Results) -> Answer {
         Some(best) if results.rows[best].folder == "iter-0" => results.place("base"),
         _ => results.place("iter-0").or_else(|| results.place("base")),
     };
-    let known = results.best.zip(from).and_then(|(best, from)| Some((best, from, results.difference(from, best)?)));
-    let Some((best, from, difference)) = known else {
+    let known = results.best.zip(from).and_then(|(best, from)| Some((from, results.difference(from, best)?)));
+    let Some((from, difference)) = known else {
         let why = vec!["There is nothing to compare the best iteration with yet.".into()];
         return Answer { question, short: "Not known yet".into(), why, tone: Tone::Neutral };
     };
-    let number = |value: f64| format!("{value:+.3}");
     let short = format!("{} against {}", number(difference.value), results.rows[from].folder);
     let better = results.is_better(difference.value, 0.0);
     let (sentence, tone) = match (difference.low, difference.high) {
@@ -104,11 +120,14 @@ fn chance(results: &Results) -> Answer {
             "Taken from the two intervals as if the prompts were different ones: the answers' own values are not in the run."
         }
     };
-    let scope = format!(
-        "Other prompts of the same kind are meant by chance, not another training run ({}).",
-        results.rows[best].folder
-    );
-    Answer { question, short, why: vec![sentence, how.into(), scope], tone }
+    let scope = "By chance other prompts of the same kind are meant, not another training run.";
+    Answer { question, short, why: vec![sentence, how.into(), scope.into()], tone }
+}
+
+/// A difference as it is printed, with as many digits as tell it from 0.
+fn number(value: f64) -> String {
+    let digits = if value == 0.0 || value.abs() >= 1e-3 { 3 } else { 6 };
+    format!("{value:+.digits$}")
 }
 
 /// What an iteration's stages say of themselves.

@@ -61,7 +61,7 @@ function chart(options) {
   let draw = null, cursor = null;
 
   function read(at) {
-    cursor = Math.max(0, Math.min(xs.length - 1, at));
+    cursor = at;
     const x = xs[cursor];
     const found = lines.flatMap((line) => line.pieces.flatMap((piece) => {
       const point = piece.points.find((point) => point[0] === x);
@@ -136,7 +136,7 @@ function chart(options) {
         if (move === undefined) return;
         event.preventDefault();
         event.stopPropagation();
-        read(cursor === null ? (move > 0 ? 0 : xs.length - 1) : Math.max(0, Math.min(xs.length - 1, cursor + move)));
+        read(Math.max(0, Math.min(xs.length - 1, (cursor ?? (move > 0 ? -1 : xs.length)) + move)));
       },
     }, marks, cross);
     draw = { cross: (at) => { cross.setAttribute("x1", x(at)); cross.setAttribute("x2", x(at)); cross.setAttribute("visibility", "visible"); } };

@@ -48,7 +48,8 @@ function stepChart(runs, definition) {
       }
     });
   });
-  const seams = runs.pages[0].curves.filter(wanted).filter((curve) => !curve.folder.startsWith("control-"))
+  const drawn = new Set(lines.flatMap((line) => line.pieces.map((piece) => piece.folder)));
+  const seams = runs.pages[0].curves.filter((curve) => drawn.has(curve.folder) && !curve.folder.startsWith("control-"))
     .map((curve) => [curve.before + 1, curve.folder]);
   return chart({ ...definition, lines, seams });
 }
@@ -72,7 +73,11 @@ function stageChart(runs, definition) {
     });
     if (points.length) {
       const many = runs.pages.length > 1;
-      lines.push({ name: (many ? `${LETTERS[run]} ` : "") + name, colour, dash: run > 0, pieces: [{ points }] });
+      // Controls are beside the line of descent, not on it.
+      const isControl = ([at]) => folders[at].startsWith("control-");
+      const pieces = [points.filter((point) => !isControl(point)), ...points.filter(isControl).map((point) => [point])];
+      lines.push({ name: (many ? `${LETTERS[run]} ` : "") + name, colour, dash: run > 0,
+        pieces: pieces.filter((points) => points.length).map((points) => ({ points })) });
     }
   }));
   return chart({ ...definition, lines, categories: folders });

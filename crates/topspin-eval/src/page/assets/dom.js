@@ -25,7 +25,8 @@ function number(value, digits) {
   const size = Math.abs(value);
   let text;
   if (digits !== undefined) text = value.toFixed(digits);
-  else if (size !== 0 && (size < 1e-3 || size >= 1e6)) text = value.toExponential(2);
+  else if (size !== 0 && (size < 1e-5 || size >= 1e6)) text = value.toExponential(2);
+  else if (size !== 0 && size < 1e-3) text = value.toFixed(6).replace(/0+$/, "");
   else text = value.toFixed(size < 10 ? 3 : size < 1000 ? 1 : 0);
   return text.replace(/^-/, "−").replace("e-", "e−");
 }

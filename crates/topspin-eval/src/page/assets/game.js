@@ -301,7 +301,7 @@ function browser(view, panel) {
   panel.append(h("div", { class: "bar" }, h("label", {}, "Search", search),
     select("Sort by", view.sorts, sort, (value) => { sort = value; choose(); }),
     select("Show", view.filters, filter, (value) => { filter = value; choose(); }), choices), legend, view.notes?.() ?? "",
-  h("div", { class: "pager" }, buttons.slice(0, 3), buttons[3], count), list);
+  h("div", { class: "pager" }, buttons, count), list);
   render();
   return { search, step, turn: (by) => go(page + by) };
 }
@@ -342,7 +342,7 @@ function showGame(runs, games) {
     tabs[open].focus();
   } }, tabs);
   section.append(h("p", { class: "muted keys" }, "Keys: ", h("kbd", {}, "/"), " search, ", h("kbd", {}, "j"), " and ", h("kbd", {}, "k"),
-    " next and previous prompt, ", h("kbd", {}, "←"), " and ", h("kbd", {}, "→"), " page."), bar, panels);
+    " next and previous prompt, ", h("kbd", {}, "←"), " and ", h("kbd", {}, "→"), " page."), bar, ...panels);
   choose(0);
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;

@@ -29,7 +29,7 @@ function differenceCell(results, name, difference) {
     : way < 0 ? ["▼", "worse", "worse"] : ["≠", "differs", "differs"];
   return h("small", { class: kind, title: paired ? "prompt by prompt" : "from the two intervals" },
     `${mark} `, h("span", { class: "hidden" }, `${words}: `), `${signed(value)} ${low === null ? "" : `[${signed(low)}, ${signed(high)}]`}`,
-    low === null ? "" : paired ? " paired" : " unpaired");
+    paired ? "" : h("span", { class: "hidden" }, " unpaired"), paired ? "" : "*");
 }
 
 // The difference of a row to another one, turned round where that one comes later.
@@ -43,7 +43,12 @@ function between(results, name, from, to) {
 function forest(results, row, span) {
   const figure = row.figures[results.metric];
   if (!figure) return null;
-  const x = (value) => 6 + (value - span[0]) / (span[1] - span[0] || 1) * 132;
+  const x = (value) => 6 + Math.max(0, Math.min(1, (value - span[0]) / (span[1] - span[0] || 1))) * 132;
+  const isOutside = figure.value < span[0] || figure.value > span[1];
+  if (isOutside) {
+    return svg("svg", { class: "forest", viewBox: "0 0 144 22", "aria-hidden": "true" },
+      svg("text", { x: x(figure.value), y: 15, "text-anchor": "middle" }, figure.value < span[0] ? "‹" : "›"));
+  }
   return svg("svg", { class: "forest", viewBox: "0 0 144 22", "aria-hidden": "true" },
     figure.low === null ? null : svg("line", { x1: x(figure.low), x2: x(figure.high), y1: 11, y2: 11 }),
     svg("circle", { cx: x(figure.value), cy: 11, r: 4.5 }));
@@ -52,7 +57,8 @@ function forest(results, row, span) {
 function resultsTable(page, run, runs) {
   const { results } = page;
   const columns = columnsOf(results);
-  const metricValues = results.rows.flatMap((row) => {
+  // The model as it came is often far off, and would press all others together.
+  const metricValues = results.rows.filter((row) => row.folder !== "base" || results.rows.length === 1).flatMap((row) => {
     const figure = row.figures[results.metric];
     return figure ? [figure.value, figure.low ?? figure.value, figure.high ?? figure.value] : [];
   });
@@ -94,8 +100,8 @@ function resultsTable(page, run, runs) {
     holder,
     h("p", { class: "muted" }, h("small", {}, `${goal}Figures stand with 95% intervals over prompts. Differences: `,
       h("span", { class: "better" }, "▲ better"), ", ", h("span", { class: "worse" }, "▼ worse"),
-      ", ≠ differs, ≈ may be chance (the interval holds 0). Paired ones are taken prompt by prompt; unpaired ones from the two ",
-      "intervals, and are wider than need be.")),
+      ", ≠ differs, ≈ may be chance (the interval holds 0). They are taken prompt by prompt (paired), where the answers' own values ",
+      "are in the run; those with * are taken from the two intervals, and wider than need be.")),
     allFigures(results));
 }
 
