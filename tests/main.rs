@@ -16,5 +16,6 @@ mod kill;
 mod malformed;
 mod preference;
 mod reference;
+mod report;
 mod runs;
 mod smollm2;

@@ -169,7 +169,7 @@ fn learning(iterations: &[Iteration]) -> Answer {
     let question = "Is it learning?";
     let trained: Vec<_> = iterations.iter().filter_map(|i| Some((i, i.accuracy?))).collect();
     let Some((_, last)) = trained.last() else {
-        let why = vec!["No iteration is trained yet.".into()];
+        let why = vec!["No iteration has been trained on pairs yet.".into()];
         return Answer { question, short: "Not known yet".into(), why, tone: Tone::Neutral };
     };
     let sentence = |(i, accuracy): &(&Iteration, f64)| {
@@ -184,8 +184,10 @@ fn learning(iterations: &[Iteration]) -> Answer {
         last if last > 0.5 => (format!("Yes: tells {:.0}% of pairs apart", 100.0 * last), Tone::Good),
         last => (format!("Hardly: tells {:.0}% of pairs apart", 100.0 * last), Tone::Bad),
     };
-    let mut why: Vec<_> = trained.iter().map(sentence).collect();
-    why.push(
+    // The latest first: a page shows the others on request.
+    let mut why: Vec<_> = trained.iter().rev().map(sentence).collect();
+    why.insert(
+        1,
         "Half would be guessing. Telling pairs apart is what is trained; whether answers get better, the results say."
             .into(),
     );
@@ -199,7 +201,7 @@ fn collapse(iterations: &[Iteration], guards: &[Guard]) -> Answer {
         return Answer { question, short: "Not known yet".into(), why, tone: Tone::Neutral };
     }
     let mut why: Vec<String> = Vec::new();
-    for i in iterations {
+    for i in iterations.iter().rev() {
         let mut parts = Vec::new();
         if let (Some(real), Some(generated)) = (i.real_change, i.generated_change) {
             let per_token = i.real_tokens.map(|tokens| format!(" ({:+.3} a token)", real / tokens)).unwrap_or_default();

@@ -51,4 +51,4 @@ function select(label, options, chosen, change) {
 
 const LETTERS = ["A", "B"];
 
-const letter = (run) => h("span", { class: `letter ${LETTERS[run].toLowerCase()}` }, LETTERS[run]);
+const letter = (run) => [h("span", { class: `letter ${LETTERS[run].toLowerCase()}` }, LETTERS[run]), " "];

@@ -159,8 +159,10 @@ function knownOf(training, answer, round, wanted) {
   return { kind: "rare", values: now.logprobs, words: `log-probability under ${opponent}`, tell: (i) => `log-probability ${nats(now.logprobs[i])} nats` };
 }
 
-function trainingView(game, name) {
+function trainingView(game, page, name) {
   const { training } = game;
+  const isKept = training.prompts.some((prompt) => prompt.rounds.some((played) => played.generated.some(([index]) => index === played.real)));
+  const dropped = isKept ? [] : page.pairs.filter((pairs) => pairs.figures.identical > 0);
   const own = (prompt) => plainText(game, prompt.prompt);
   const has = (key) => training.prompts.some((prompt) => prompt[key] !== null);
   const numeric = (key, way) => (a, b) => (a[key] === null) - (b[key] === null) || way * ((a[key] ?? 0) - (b[key] ?? 0));
@@ -169,15 +171,15 @@ function trainingView(game, name) {
   if (has("change")) sorts.push(["change", "change of the real answer, falling first"], ["change-down", "change of the real answer, rising first"]);
   if (has("gap")) sorts.push(["gap", "real less generated, smallest first"], ["gap-down", "real less generated, largest first"]);
   const anyRatio = training.prompts.some((prompt) => prompt.answers.some((answer) => answer.scores.length > 1 || (answer.base || []).length));
-  const side = (prompt, index, round, title, count, options, isReal) => {
+  const entry = (prompt, index, round, count, options) => {
     const answer = prompt.answers[index];
     const known = knownOf(training, answer, round, options.shade);
     const marks = known && known.values.map((value, at) => ({ kind: known.kind, value, words: known.tell(at) }));
-    const total = known ? `${known.kind === "ratio" ? "Δ " : "log p "}${number(sum(known.values) / 100, 2)} nats · ${known.words}` : "";
-    return h("div", { class: isReal ? "side real" : "side" },
-      h("h4", {}, title, count > 1 ? h("span", { class: "badge" }, `× ${count}`) : null, badges(answer, game.spelled)),
-      total ? h("small", {}, total) : null, textOf(game, answer, marks, options.numbers));
+    const total = known ? `${known.kind === "ratio" ? `Δ ${signed(sum(known.values) / 100, 2)}` : `log p ${number(sum(known.values) / 100, 2)}`} nats` : null;
+    return [h("p", { class: "facts-of" }, count > 1 ? h("span", { class: "badge" }, `× ${count}`) : null, badges(answer, game.spelled),
+      total ? h("small", {}, ` ${total}${known.kind === "ratio" ? `: ${known.words}` : ""}`) : null), textOf(game, answer, marks, options.numbers)];
   };
+  const side = (isReal, title, note, entries) => h("div", { class: isReal ? "side real" : "side" }, h("h4", {}, title, note ? h("small", {}, ` ${note}`) : null), entries);
   return {
     name, all: training.prompts, sorts,
     order: (sort) => ({
@@ -203,21 +205,27 @@ function trainingView(game, name) {
       h("span", {}, "An iteration's opponent is who answered before it was trained: the model as it stood then, unless game.opponent says otherwise. ",
         training.prompts.some((prompt) => prompt.gap !== null) ? "“Real less generated” is the opponent's log-probability of the real answer less the mean of its own. " : "",
         has("margin") ? "The margin (without beta) is the change of the real answer's log-probability less that of the generated ones, between two opponents." : "")],
-    notes: () => training.prefix || training.suffix ? h("details", {}, h("summary", {}, "What all these prompts share"),
-      h("p", { class: "text" }, training.prefix, h("em", {}, " … "), training.suffix)) : null,
+    notes: () => [
+      dropped.length ? h("p", { class: "legend" }, "Generated answers that are the real one to the token are not trained on, and not shown: ",
+        dropped.map(({ folder, figures }) => `${figures.identical} of ${figures.identical + figures.pairs} in ${folder}`).join(", "), ".") : null,
+      training.prefix || training.suffix ? h("details", {}, h("summary", {}, "What all these prompts share"),
+        h("p", { class: "text" }, training.prefix, h("em", {}, " … "), training.suffix)) : null].filter(Boolean),
     head: (prompt) => [h("p", { class: "prompt" }, own(prompt)),
       [prompt.id, prompt.gap === null ? null : `real less generated ${signed(prompt.gap, 2)} nats`,
         prompt.change === null ? null : `real ${signed(prompt.change, 2)} nats since the opponent before`,
         prompt.margin === null ? null : `margin ${signed(prompt.margin, 2)}`]],
     sides: (prompt, options) => {
-      const latest = prompt.rounds[prompt.rounds.length - 1];
+      // A prompt may be drawn several times in a round, and have several real answers.
       const reals = [...new Map(prompt.rounds.map((played) => [played.real, played.round]))];
-      return [...reals.map(([real, round]) => side(prompt, real, round, "Real answer", 1, options, true)),
-        ...prompt.rounds.flatMap((played) => [
-          ...played.generated.map(([index, count]) =>
-            side(prompt, index, played.round, `${training.rounds[played.round]}'s opponent`, count, options, false)),
-          played.omitted ? h("p", { class: "muted" }, `and ${played.omitted} other answers to ${training.rounds[played.round]}`) : null]),
-        latest ? null : h("p", {}, "No answers.")].filter(Boolean);
+      const rounds = [...new Set(prompt.rounds.map((played) => played.round))];
+      return [
+        side(true, reals.length > 1 ? "Real answers" : "Real answer", `scored by ${training.rounds[reals[reals.length - 1][1]]}'s opponent`,
+          reals.flatMap(([real, round]) => entry(prompt, real, round, 1, options))),
+        ...rounds.map((round) => side(false, `${training.rounds[round]}'s opponent`, null,
+          prompt.rounds.filter((played) => played.round === round).flatMap((played) => [
+            ...played.generated.flatMap(([index, count]) => entry(prompt, index, round, count, options)),
+            played.omitted ? h("p", { class: "muted" }, h("small", {}, `and ${played.omitted} other answers`)) : null]))),
+      ];
     },
   };
 }
@@ -300,7 +308,7 @@ function browser(view, panel) {
     : select(choice.label, choice.values, options[choice.key], (value) => { options[choice.key] = value; choose(); }));
   panel.append(h("div", { class: "bar" }, h("label", {}, "Search", search),
     select("Sort by", view.sorts, sort, (value) => { sort = value; choose(); }),
-    select("Show", view.filters, filter, (value) => { filter = value; choose(); }), choices), legend, view.notes?.() ?? "",
+    select("Show", view.filters, filter, (value) => { filter = value; choose(); }), choices), legend, ...(view.notes?.() ?? []),
   h("div", { class: "pager" }, buttons, count), list);
   render();
   return { search, step, turn: (by) => go(page + by) };
@@ -311,7 +319,7 @@ function showGame(runs, games) {
   const views = [];
   if (games.some((game) => game.tests.prompts.length)) views.push(testView(runs, games));
   games.forEach((game, run) => {
-    if (game.training.prompts.length) views.push(trainingView(game, games.length > 1 ? `Training prompts of ${LETTERS[run]}` : "Training prompts"));
+    if (game.training.prompts.length) views.push(trainingView(game, runs.pages[run], games.length > 1 ? `Training prompts of ${LETTERS[run]}` : "Training prompts"));
   });
   if (views.length === 0) {
     section.append(h("p", {}, "Nothing is answered yet."));

@@ -13,7 +13,7 @@ async function start() {
   const runs = JSON.parse(by("runs").textContent);
   const { pages } = runs;
   by("title").append(...(pages.length > 1
-    ? pages.flatMap((page, run) => [run ? " and " : "", letter(run), page.name]) : [pages[0].name]));
+    ? pages.flatMap((page, run) => [run ? " and " : "", ...letter(run), page.name]) : [pages[0].name]));
   pages.forEach((page, run) => page.notes.forEach((note) =>
     by("notes").append(h("p", { class: "note" }, pages.length > 1 ? letter(run) : null, note))));
   showGlance(runs);

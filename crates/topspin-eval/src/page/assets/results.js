@@ -135,13 +135,18 @@ function showResults(runs) {
   });
 }
 
+// Sentences of an answer that are seen at once.
+const SENTENCES = 3;
+
 function showGlance(runs) {
   const section = by("glance");
   runs.pages.forEach((page, run) => {
     if (runs.pages.length > 1) section.append(h("h3", { class: "run-name" }, letter(run), page.name));
     section.append(h("div", { class: "glance" }, page.glance.map((answer) =>
       h("article", { class: `answer ${answer.tone}` }, h("h3", {}, answer.question), h("p", { class: "short" }, answer.short),
-        answer.why.map((sentence) => h("p", {}, sentence))))));
+        answer.why.slice(0, SENTENCES).map((sentence) => h("p", {}, sentence)),
+        answer.why.length > SENTENCES ? h("details", {}, h("summary", {}, "before that"),
+          answer.why.slice(SENTENCES).map((sentence) => h("p", {}, sentence))) : null))));
     section.append(h("dl", { class: "facts" }, page.facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))));
   });
 }
