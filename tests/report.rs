@@ -82,16 +82,41 @@ fn what_is_not_there_is_told() {
     sandbox.write("out/iter-0/metrics.partial.jsonl", "{\"step\":1,\"loss\":2.5}\n{\"st");
     let said = sandbox.run("report out");
     assert!(said.starts_with("exit code: 0\n"), "{said}");
-    assert!(said.contains("tokens cannot be spelled (the model `gone`: `gone` is not a model"), "{said}");
+    assert!(said.contains("tokens cannot be spelled (`gone` is not a model"), "{said}");
     let page = sandbox.read("out/report.html");
     assert!(page.contains("The run is not finished: 0 of 1 stages are done, and iter-0/train is next."), "{page}");
     assert!(page.contains("The tokenizer of the run's model could not be read"), "{page}");
 
-    insta::assert_snapshot!(sandbox.run("report out --model gone"), @"");
-    insta::assert_snapshot!(sandbox.run("report nowhere"), @"");
+    insta::assert_snapshot!(sandbox.run("report out --model gone"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `gone` is not a model: there is no such file or folder; check the path, or write `hf:org/name` for a model on the Hub
+    ");
+    insta::assert_snapshot!(sandbox.run("report nowhere"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: cannot read `nowhere/manifest.json`: there is no such file or folder; check the path
+    ");
     fs::create_dir(sandbox.path("folder")).unwrap();
-    insta::assert_snapshot!(sandbox.run("report folder"), @"");
-    insta::assert_snapshot!(sandbox.run("report out --output nowhere/page.html"), @"");
+    insta::assert_snapshot!(sandbox.run("report folder"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `folder` is not the folder of a run: it has no `manifest.json`; name the folder that `topspin run` wrote
+    ");
+    insta::assert_snapshot!(sandbox.run("report out --output nowhere/page.html"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: cannot write `nowhere/page.html`: the folder that should hold it does not exist; create it, or check the path
+    ");
     sandbox.write("out/iter-0/metrics.jsonl", "{\"step\":1,\"loss\":2.5}\n{\"st\n");
-    insta::assert_snapshot!(sandbox.run("-q report out"), @"");
+    insta::assert_snapshot!(sandbox.run("-q report out"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: line 2 of `out/iter-0/metrics.jsonl` cannot be understood (EOF while parsing a string at line 1 column 4); restore the file, or remove it and the page goes without
+    ");
 }

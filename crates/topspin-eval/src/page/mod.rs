@@ -15,6 +15,7 @@ mod results;
 mod training;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -89,11 +90,9 @@ impl RunPage {
         let guards = guards(folder);
         let glance = glance::answers(folder, &results, &guards);
         let (curves, pairs) = (curves::read(folder)?, pairs(folder));
-        let name = folder.dir().canonicalize().ok();
-        let name = name.as_deref().unwrap_or(folder.dir()).file_name().unwrap_or_default();
         let game = Game { pieces, tests, training };
         let mut page = Self {
-            name: name.to_string_lossy().into_owned(),
+            name: name(folder.dir()),
             facts: facts(folder),
             notes: Vec::new(),
             glance,
@@ -163,6 +162,16 @@ impl RunPage {
             ));
         }
         notes
+    }
+}
+
+/// The folder's name, behind that of the folder around it where it says nothing: the quick start's is called `run`.
+fn name(dir: &Path) -> String {
+    let whole = dir.canonicalize().unwrap_or_else(|_| dir.into());
+    let part = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    match part(Some(&whole)) {
+        name if name == "run" => format!("{}/{name}", part(whole.parent())),
+        name => name,
     }
 }
 

@@ -1,8 +1,10 @@
 //! `topspin report`: a run as a page to look at.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use topspin_eval::page::{Folder, Most, Piece, RunPage, html};
 use topspin_model::dialect::Dialect;
 use tracing::warn;
@@ -75,12 +77,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn read(folder: &Folder, args: &Args) -> anyhow::Result<RunPage> {
     let most = Most { prompts: args.prompts, answers: args.answers };
     match dialect(folder, args.model.as_deref()) {
-        Ok(dialect) => Ok(RunPage::read(folder, Some(&|ids: &[u32]| spell(&dialect, ids)), most)?),
+        Ok(dialect) => {
+            let speller = Speller { dialect, special: RefCell::default() };
+            Ok(RunPage::read(folder, Some(&|ids: &[u32]| speller.spell(ids)), most)?)
+        }
         Err(error) if args.model.is_some() => Err(error),
         Err(error) => {
+            let mut page = RunPage::read(folder, None, most)?;
             let dir = folder.dir().display();
             warn!("`{dir}`: tokens cannot be spelled ({error:#}); name a model that has the tokenizer with `--model`");
-            let mut page = RunPage::read(folder, None, most)?;
             page.note(format!(
                 "The tokenizer of the run's model could not be read ({error:#}), so tokens of the training prompts are numbers; \
                  --model names a model that has it."
@@ -100,17 +105,29 @@ fn dialect(folder: &Folder, given: Option<&str>) -> anyhow::Result<Dialect> {
     let Some(spec) = given.map(str::to_owned).or_else(saved).or_else(|| folder.model().map(str::to_owned)) else {
         bail!("its config.toml names no model");
     };
-    Ok(engine::open(&spec).with_context(|| format!("the model `{spec}`"))?.dialect)
+    Ok(engine::open(&spec)?.dialect)
 }
 
-/// The text of each token. That of a character whose bytes are several tokens stands at the last of them.
-fn spell(dialect: &Dialect, ids: &[u32]) -> Vec<Piece> {
-    let tokenizer = dialect.tokenizer();
-    let mut stream = tokenizer.stream();
-    let mut pieces: Vec<Piece> =
-        ids.iter().map(|&id| Piece { text: stream.push(id), special: tokenizer.is_special(id) }).collect();
-    if let Some(last) = pieces.last_mut() {
-        last.text += &stream.finish();
+/// Spells tokens by a model's tokenizer.
+struct Speller {
+    dialect: Dialect,
+    /// What is known of ids so far: the tokenizer makes a list of all special ones each time that it is asked.
+    special: RefCell<HashMap<u32, bool>>,
+}
+
+impl Speller {
+    /// The text of each token. That of a character whose bytes are several tokens stands at the last of them.
+    fn spell(&self, ids: &[u32]) -> Vec<Piece> {
+        let (tokenizer, mut special) = (self.dialect.tokenizer(), self.special.borrow_mut());
+        let mut stream = tokenizer.stream();
+        let mut piece = |&id: &u32| {
+            let special = *special.entry(id).or_insert_with(|| tokenizer.is_special(id));
+            Piece { text: stream.push(id), special }
+        };
+        let mut pieces: Vec<Piece> = ids.iter().map(&mut piece).collect();
+        if let Some(last) = pieces.last_mut() {
+            last.text += &stream.finish();
+        }
+        pieces
     }
-    pieces
 }

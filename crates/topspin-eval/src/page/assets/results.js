@@ -25,7 +25,8 @@ function differenceCell(results, name, difference) {
   const { value, low, high, paired } = difference;
   const sure = low !== null && high !== null && (low > 0 || high < 0);
   const way = wish(results, name) * Math.sign(value);
-  const [mark, kind, words] = !sure ? ["≈", "", "may be chance"] : way > 0 ? ["▲", "better", "better"]
+  const isSame = value === 0 && low === 0 && high === 0;
+  const [mark, kind, words] = isSame ? ["=", "", "the same"] : !sure ? ["≈", "", "may be chance"] : way > 0 ? ["▲", "better", "better"]
     : way < 0 ? ["▼", "worse", "worse"] : ["≠", "differs", "differs"];
   return h("small", { class: kind, title: paired ? "prompt by prompt" : "from the two intervals" },
     `${mark} `, h("span", { class: "hidden" }, `${words}: `), `${signed(value)} ${low === null ? "" : `[${signed(low)}, ${signed(high)}]`}`,
@@ -100,7 +101,7 @@ function resultsTable(page, run, runs) {
     holder,
     h("p", { class: "muted" }, h("small", {}, `${goal}Figures stand with 95% intervals over prompts. Differences: `,
       h("span", { class: "better" }, "▲ better"), ", ", h("span", { class: "worse" }, "▼ worse"),
-      ", ≠ differs, ≈ may be chance (the interval holds 0). They are taken prompt by prompt (paired), where the answers' own values ",
+      ", ≠ differs, ≈ may be chance (the interval holds 0), = the same. They are taken prompt by prompt (paired), where the answers' own values ",
       "are in the run; those with * are taken from the two intervals, and wider than need be.")),
     allFigures(results));
 }
