@@ -6,8 +6,21 @@ use crate::harness::Sandbox;
 fn help_teaches() {
     let sandbox = Sandbox::new();
     insta::assert_snapshot!("help", sandbox.run("--help"));
-    let commands =
-        ["run", "sft", "generate", "score", "eval", "chat", "export", "inspect", "data", "bench", "lab", "completions"];
+    let commands = [
+        "run",
+        "sft",
+        "generate",
+        "score",
+        "eval",
+        "chat",
+        "export",
+        "inspect",
+        "report",
+        "data",
+        "bench",
+        "lab",
+        "completions",
+    ];
     for command in commands.into_iter().chain([
         "quickstart",
         "data inspect",

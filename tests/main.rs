@@ -17,6 +17,7 @@ mod lab;
 mod malformed;
 mod preference;
 mod reference;
+mod report;
 mod runs;
 mod scores;
 mod smollm2;

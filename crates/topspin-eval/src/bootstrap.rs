@@ -1,5 +1,7 @@
 //! Figures with 95% intervals.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
@@ -30,6 +32,21 @@ impl Figure {
     /// interval carry over; the standard error does not, and is left out.
     pub fn rescale(self, to: impl Fn(f64) -> f64) -> Self {
         Self { value: to(self.value), low: self.low.map(&to), high: self.high.map(&to), stderr: None, n: self.n }
+    }
+}
+
+/// The figure with its interval, as it is printed: `0.305 [0.280, 0.332]`.
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |value: f64| {
+            let digits = if value.abs() < 10.0 { 3 } else { 1 };
+            format!("{value:.digits$}")
+        };
+        write!(f, "{}", number(self.value))?;
+        match (self.low, self.high) {
+            (Some(low), Some(high)) => write!(f, " [{}, {}]", number(low), number(high)),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -32,6 +32,7 @@ mod ngrams;
 mod nll;
 mod normalise;
 mod number;
+pub mod page;
 mod pattern;
 mod perplexity;
 mod porter;

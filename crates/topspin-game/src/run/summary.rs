@@ -170,14 +170,7 @@ pub(super) fn is_within(figure: &Figure, value: f64) -> bool {
 
 /// A figure with its interval, as it is printed.
 pub(super) fn words(figure: &Figure) -> String {
-    let number = |value: f64| {
-        let digits = if value.abs() < 10.0 { 3 } else { 1 };
-        format!("{value:.digits$}")
-    };
-    match (figure.low, figure.high) {
-        (Some(low), Some(high)) => format!("{} [{}, {}]", number(figure.value), number(low), number(high)),
-        _ => number(figure.value),
-    }
+    figure.to_string()
 }
 
 impl<D: Device + Clone> Run<'_, D> {

@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod lab;
 pub mod quickstart;
 pub mod reference;
+pub mod report;
 pub mod run;
 pub mod score;
 pub mod sft;
