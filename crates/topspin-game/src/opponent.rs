@@ -57,6 +57,8 @@ pub enum Player {
 /// An opponent, with as many models as there are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lineup {
+    /// Who gives the generated responses.
+    opponent: Opponent,
     /// Who samples, each with the share of samples. The shares sum to 1.
     pub players: Vec<(Player, f64)>,
     /// Whose log-probabilities stand in the loss.
@@ -108,12 +110,12 @@ impl Lineup {
             let new = if model == 0 { 1.0 } else { 1.0 - weights.average_decay };
             new * weights.average_decay.powi((models - 1 - model) as i32)
         });
-        Self { players, reference, average: average.collect() }
+        Self { opponent, players, reference, average: average.collect() }
     }
 
     /// Whether the base alone answers: then a response of it is a response of the base's, and no other is wanted beside it.
     pub fn is_base(&self) -> bool {
-        self.players == [(Player::Model(0), 1.0)]
+        self.opponent != Opponent::Data && self.players == [(Player::Model(0), 1.0)]
     }
 
     /// The player whose turn a uniform number of `[0, 1)` says it is.
@@ -273,6 +275,7 @@ mod tests {
         for opponent in Opponent::ALL {
             let lineup = Lineup::new(opponent, 1, weights);
             assert_eq!(lineup.players, [(Player::Model(0), 1.0)], "{opponent:?}");
+            assert_eq!(lineup.is_base(), opponent != Opponent::Data, "rejected responses are not the base's");
             assert_eq!(lineup.reference, Reference::Arithmetic(lineup.players.clone()), "{opponent:?}");
         }
     }

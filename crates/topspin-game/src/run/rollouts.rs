@@ -107,8 +107,8 @@ impl<D: Device + Clone> Run<'_, D> {
         let (game, rollout) = (&self.config.game, &self.config.rollout);
         let (samples, max_new_tokens) = (*game.samples.of(k) as u32, rollout.max_new_tokens);
         let opponent = *game.opponent.of(k);
-        let stands_beside_itself = field.lineup.is_base() && opponent != Opponent::Data;
-        let needs_base = game.loss(k).needs().base_response && !stands_beside_itself;
+        // Where the base alone answers, its responses stand beside themselves.
+        let needs_base = game.loss(k).needs().base_response && !field.lineup.is_base();
         // The older of the latest two answered in its own iteration.
         let players = match opponent {
             Opponent::LatestTwo => &field.lineup.players[..1],
