@@ -163,6 +163,8 @@ fn says_what_a_path_is() {
     precision = "auto"
     threads = 0
     save_dtype = "f32"
+    tensorboard = true
+    prometheus = ""
     --- stderr
     "#);
     std::fs::create_dir(sandbox.path("folder")).unwrap();

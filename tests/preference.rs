@@ -34,7 +34,7 @@ fn a_run_on_given_pairs() {
         let trees = sandbox.read_lines(&format!("out/iter-{k}/pairs.jsonl"));
         assert_eq!(trees.len(), sandbox.read_lines(&format!("out/iter-{k}/real.jsonl")).len());
         let metrics = sandbox.read_lines(&format!("out/iter-{k}/metrics.jsonl"));
-        assert_eq!(metrics[0]["loss"], json!(std::f64::consts::LN_2));
+        assert_eq!(metrics[0]["train/loss"], json!(std::f64::consts::LN_2));
         let margin = |line: &Value| line["rewards/margins"].as_f64().unwrap();
         assert!(margin(&metrics[0]) == 0.0 && margin(metrics.last().unwrap()) > 0.0, "{metrics:?}");
     }

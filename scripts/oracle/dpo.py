@@ -84,7 +84,7 @@ def main():
         trainer.train()
         logs = [line for line in trainer.state.log_history if "grad_norm" in line]
     keys = {
-        "grad_norm": "grad_norm",
+        "train/grad_norm": "grad_norm",
         "rewards/real": "rewards/chosen",
         "rewards/generated": "rewards/rejected",
         "rewards/margins": "rewards/margins",
@@ -92,7 +92,7 @@ def main():
         "logps/generated": "logps/rejected",
     }
     steps = [
-        {"loss": loss} | {ours: line[theirs] for ours, theirs in keys.items()}
+        {"train/loss": loss} | {ours: line[theirs] for ours, theirs in keys.items()}
         for loss, line in zip(trainer.losses, logs, strict=True)
     ]
     (FOLDER / "expected.json").write_text(json.dumps({"settings": SETTINGS, "steps": steps}, indent=1) + "\n")

@@ -130,8 +130,9 @@ fn played() -> Run {
     let metrics = |steps: u32, game: bool| {
         let line = |step| match game {
             true => {
-                json!({"step": step, "loss": 0.5, "rewards/margins": f64::from(step), "grad_norm": 1, "lr": 1e-3, "new/one": 2})
+                json!({"step": step, "train/loss": 0.5, "rewards/margins": f64::from(step), "train/grad_norm": 1, "train/learning_rate": 1e-3, "new/one": 2})
             }
+            // As earlier versions had it.
             false => json!({"step": step, "loss": 2.5, "grad_norm": 1, "lr": 1e-3}),
         };
         (1..=steps).map(line).collect::<Vec<_>>()
@@ -197,6 +198,8 @@ fn a_page_holds_what_the_files_say() {
     assert_eq!(places, [("iter-0", 0, 4), ("iter-1", 4, 3), ("iter-2", 7, 2)]);
     assert_eq!(curves[1]["series"]["rewards/margins"], json!([1.0, 2.0, 3.0]));
     assert_eq!(curves[1]["series"]["new/one"], json!([2.0, 2.0, 2.0]));
+    assert_eq!(curves[0]["series"]["train/loss"], json!([2.5; 4]));
+    assert_eq!(curves[0]["series"]["train/learning_rate"], json!([1e-3; 4]));
     assert_eq!(curves[0]["series"]["tokens_per_second"], json!([null, 50.5, null, null]));
 
     assert_eq!(page["guards"], json!([{"stage": "iter-1/train", "step": 7, "sentence": "it fell"}]));
@@ -300,10 +303,10 @@ fn limits_are_told() {
 fn rounds_count_once() {
     let run =
         Run::new(&["iter-1/round-1/pairs", "iter-1/round-1/train", "iter-1/round-2/pairs", "iter-1/train"].map(done));
-    let lines = |steps: u32| (1..=steps).map(|step| json!({"step": step, "loss": step})).collect::<Vec<_>>();
+    let lines = |steps: u32| (1..=steps).map(|step| json!({"step": step, "train/loss": step})).collect::<Vec<_>>();
     run.write_lines("iter-1/round-1/metrics.jsonl", &lines(2));
     let steps =
-        |run: &Run| data(&text(&[run.page(MOST).unwrap()])).0["pages"][0]["curves"][0]["series"]["loss"].clone();
+        |run: &Run| data(&text(&[run.page(MOST).unwrap()])).0["pages"][0]["curves"][0]["series"]["train/loss"].clone();
     assert_eq!(steps(&run), json!([1.0, 2.0]));
     run.write_lines("iter-1/metrics.jsonl", &lines(3));
     assert_eq!(steps(&run), json!([1.0, 2.0, 3.0]));
@@ -314,11 +317,11 @@ fn long_curves_are_means_of_steps() {
     let run = Run::new(&[done("iter-0/train")]);
     run.write_lines(
         "iter-0/metrics.jsonl",
-        &(1..=2001).map(|step| json!({"step": step, "loss": step})).collect::<Vec<_>>(),
+        &(1..=2001).map(|step| json!({"step": step, "train/loss": step})).collect::<Vec<_>>(),
     );
     let (runs, _) = data(&text(&[run.page(MOST).unwrap()]));
     let curve = &runs["pages"][0]["curves"][0];
-    let loss = curve["series"]["loss"].as_array().unwrap();
+    let loss = curve["series"]["train/loss"].as_array().unwrap();
     assert_eq!(
         (&curve["steps_per_point"], loss.len(), &loss[0], &loss[666]),
         (&json!(3), 667, &json!(2.0), &json!(2000.0))

@@ -16,5 +16,6 @@ pub mod quickstart;
 pub mod run;
 pub mod schedule;
 pub mod score;
+mod tensorboard;
 pub mod trainer;
 pub mod tree;

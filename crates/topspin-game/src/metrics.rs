@@ -4,16 +4,19 @@
 //! byte for byte, in a run that was resumed. [`Throughput`] holds what the clock says and is kept apart.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use topspin_model::decoder::Flops;
 
 use crate::objective::Triplet;
 
-/// What a step did to the model.
+/// What a step did to the model. A slash parts a group of figures from its members, as TensorBoard has it; earlier versions had
+/// `loss`, `grad_norm` and `lr`, which are read as well.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Number of the step in its stage, from 1.
     pub step: u32,
     /// Mean loss: over the step's pairs, over its response tokens in supervised training, or over its weighted samples.
+    #[serde(rename = "train/loss", alias = "loss")]
     pub loss: f64,
     /// The two sides of the game; absent in supervised training.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
@@ -22,9 +25,22 @@ pub struct StepMetrics {
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<FitMetrics>,
     /// Euclidean norm of the gradient before clipping.
+    #[serde(rename = "train/grad_norm", alias = "grad_norm")]
     pub grad_norm: f64,
     /// Learning rate of the step.
+    #[serde(rename = "train/learning_rate", alias = "lr")]
     pub lr: f64,
+}
+
+impl StepMetrics {
+    /// All figures of the step with their names, in order.
+    pub fn figures(&self) -> Vec<(String, f64)> {
+        let Ok(Value::Object(figures)) = serde_json::to_value(self) else {
+            unreachable!("metrics are structs of numbers")
+        };
+        let figures = figures.into_iter().filter(|(name, _)| name != "step");
+        figures.filter_map(|(name, value)| Some((name, value.as_f64()?))).collect()
+    }
 }
 
 /// Both sides of a step's pairs, under the names that TRL gives them. Each is a mean over the pairs.
@@ -81,6 +97,28 @@ impl Throughput {
     /// Operations per second.
     pub fn flops_per_second(&self) -> f64 {
         self.flops.0 as f64 / self.seconds
+    }
+}
+
+/// A line of `throughput.jsonl`: how fast a step was, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ThroughputLine {
+    /// Number of the step in its stage, from 1.
+    pub step: u32,
+    /// Rows that went through the model.
+    pub tokens: u64,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Rows per second.
+    pub tokens_per_second: f64,
+    /// Useful operations over those that matrix products alone reach on the machine.
+    pub mfu: f64,
+}
+
+impl ThroughputLine {
+    /// The figures that are worth a curve, with their names.
+    pub fn figures(&self) -> [(&'static str, f64); 2] {
+        [("throughput/tokens_per_second", self.tokens_per_second), ("throughput/mfu", self.mfu)]
     }
 }
 
@@ -186,7 +224,7 @@ mod tests {
         let line = serde_json::to_string(&metrics).unwrap();
         assert_eq!(
             line,
-            r#"{"step":3,"loss":0.5,"rewards/real":0.1,"rewards/generated":-0.2,"rewards/accuracies":0.75,"rewards/margins":0.30000000000000004,"logps/real":-12.5,"logps/generated":-31.0,"grad_norm":1.5,"lr":5e-7}"#
+            r#"{"step":3,"train/loss":0.5,"rewards/real":0.1,"rewards/generated":-0.2,"rewards/accuracies":0.75,"rewards/margins":0.30000000000000004,"logps/real":-12.5,"logps/generated":-31.0,"train/grad_norm":1.5,"train/learning_rate":5e-7}"#
         );
         assert_eq!(serde_json::from_str::<StepMetrics>(&line).unwrap(), metrics);
         let fit = FitMetrics { score: 0.25, effective_samples: 12.5 };
@@ -194,12 +232,18 @@ mod tests {
         let line = serde_json::to_string(&policy).unwrap();
         assert_eq!(
             line,
-            r#"{"step":3,"loss":0.5,"scores/mean":0.25,"scores/effective_samples":12.5,"grad_norm":1.5,"lr":5e-7}"#
+            r#"{"step":3,"train/loss":0.5,"scores/mean":0.25,"scores/effective_samples":12.5,"train/grad_norm":1.5,"train/learning_rate":5e-7}"#
         );
         assert_eq!(serde_json::from_str::<StepMetrics>(&line).unwrap(), policy);
         let supervised = StepMetrics { game: None, ..metrics };
         let line = serde_json::to_string(&supervised).unwrap();
-        assert_eq!(line, r#"{"step":3,"loss":0.5,"grad_norm":1.5,"lr":5e-7}"#);
+        assert_eq!(line, r#"{"step":3,"train/loss":0.5,"train/grad_norm":1.5,"train/learning_rate":5e-7}"#);
         assert_eq!(serde_json::from_str::<StepMetrics>(&line).unwrap(), supervised);
+        let figures =
+            [("train/loss".into(), 0.5), ("train/grad_norm".into(), 1.5), ("train/learning_rate".into(), 5e-7)];
+        assert_eq!(supervised.figures(), figures);
+        // As earlier versions wrote it.
+        let old = r#"{"step":3,"loss":0.5,"grad_norm":1.5,"lr":5e-7}"#;
+        assert_eq!(serde_json::from_str::<StepMetrics>(old).unwrap(), supervised);
     }
 }

@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod engine;
 mod error;
+mod exporter;
 mod flags;
 mod generation;
 mod input;

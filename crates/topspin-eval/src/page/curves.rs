@@ -10,6 +10,10 @@ use super::{Folder, PageError};
 /// Most points of one stage's curve. More would fall on the same pixels.
 const POINTS: usize = 1000;
 
+/// What earlier versions called some figures, and what they are called now.
+const RENAMED: [(&str, &str); 3] =
+    [("loss", "train/loss"), ("grad_norm", "train/grad_norm"), ("lr", "train/learning_rate")];
+
 /// The curves of one stage of training.
 #[derive(Debug, Serialize)]
 pub struct Curve {
@@ -37,7 +41,12 @@ pub fn read(folder: &Folder) -> Result<Vec<Curve>, PageError> {
         let rounds = folders.iter().filter(|round| round.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')));
         for part in rounds.chain([name]) {
             for file in ["metrics", "throughput"] {
-                folder.lines_so_far(part, file, |line: Map<String, Value>| {
+                folder.lines_so_far(part, file, |mut line: Map<String, Value>| {
+                    for (old, new) in RENAMED {
+                        if let Some(value) = line.remove(old) {
+                            line.insert(new.into(), value);
+                        }
+                    }
                     if let Some(step) = line.get("step").and_then(Value::as_u64) {
                         steps.entry(step).or_default().extend(line);
                     }

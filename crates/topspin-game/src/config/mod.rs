@@ -7,6 +7,7 @@
 //! which real responses and the evaluation's are cut as well) or have a bearing on time and memory alone
 //! (`rollout.live_sequences`, `train.batch_tokens`).
 
+mod address;
 mod check;
 mod error;
 mod game;
@@ -24,6 +25,7 @@ use topspin_data::RecordShape;
 use topspin_kernels::device::Use;
 use topspin_model::adapter::{LoraConfig, Targets};
 
+pub use address::Address;
 pub use error::ConfigError;
 pub use game::Game;
 pub use guard::Guard;
@@ -443,10 +445,23 @@ pub struct Output {
     pub threads: usize,
     /// Number format of saved weights. f32: small updates would be lost in bf16 from one iteration to the next.
     pub save_dtype: SaveDtype,
+    /// Whether to write event files for TensorBoard, `events.out.tfevents.topspin` in the folder of each training stage and at
+    /// the root. On: they take some hundred bytes a step.
+    pub tensorboard: bool,
+    /// An address such as `"127.0.0.1:9464"` at whose `/metrics` Prometheus finds the figures of the run while it is at work
+    /// (docs/monitoring.md). Empty: none, as whoever reaches the port can read them.
+    pub prometheus: Address,
 }
 
 impl Default for Output {
     fn default() -> Self {
-        Self { dir: String::new(), precision: PrecisionChoice::Auto, threads: 0, save_dtype: SaveDtype::F32 }
+        Self {
+            dir: String::new(),
+            precision: PrecisionChoice::Auto,
+            threads: 0,
+            save_dtype: SaveDtype::F32,
+            tensorboard: true,
+            prometheus: Address::default(),
+        }
     }
 }

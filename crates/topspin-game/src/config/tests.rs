@@ -102,6 +102,11 @@ fn values_of_another_type_are_named() {
             &["train.optimizer=sgd"],
             "`train.optimizer` given with `--set`: unknown variant `sgd`, expected `adamw` or `rmsprop`",
         ),
+        (
+            "[output]\nprometheus = '9464'",
+            &[],
+            "`output.prometheus` in `c.toml`, line 2: `9464` is not an address and a port, such as \"127.0.0.1:9464\"",
+        ),
         ("", &["beta"], "`--set beta` is not of the form `table.key=value`, as in `--set game.beta=0.2`"),
     ] {
         assert_eq!(error(text, sets), expected);

@@ -30,6 +30,8 @@ const FREE: &[&str] = &[
     "model.path",
     "model.weights",
     "output.dir",
+    "output.prometheus",
+    "output.tensorboard",
     "output.threads",
     "rollout.live_sequences",
     "rollout.rows_per_step",

@@ -18,9 +18,11 @@
 //!   pairs.jsonl      one line per prompt: its real and generated responses with the opponent's log-probabilities
 //!   metrics.jsonl    one line per optimizer step; a function of the inputs alone
 //!   throughput.jsonl one line per optimizer step; what the clock said
-//!   model/           a Hugging Face checkpoint folder, or an adapter's in PEFT's layout
+//!   events.out.tfevents.topspin   the two before for TensorBoard (`output.tensorboard`)
+//!   model/           a Hugging Face checkpoint folder, or an adapter's in PEFT's layout, with a `trainer_state.json`
 //!   greedy.jsonl, sampled.jsonl   generations of the evaluation
 //!   eval.json        its figures
+//! events.out.tfevents.topspin   all evaluations by iteration for TensorBoard
 //! best -> iter-k
 //! ```
 //!
@@ -39,13 +41,14 @@
 //!   round-2/           the stages `iter-1/round-2/rollouts`, `.../pairs`
 //!     rollouts.jsonl, real.jsonl, pairs.jsonl
 //!   metrics.jsonl      the stage `iter-1/train`: the steps of all rounds
-//!   throughput.jsonl, model/
+//!   throughput.jsonl, events.out.tfevents.topspin, model/
 //!   greedy.jsonl, sampled.jsonl, eval.json
 //! ```
 
 mod command;
 mod error;
 mod evaluate;
+mod events;
 mod guard;
 mod items;
 mod lines;
@@ -65,6 +68,7 @@ mod summary;
 mod tests;
 mod train;
 mod train_figures;
+mod trainer_state;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -121,8 +125,9 @@ pub fn run<D: Device + Clone>(
             break;
         }
         run.stage(&work)?;
-        if let Work::Figures(_) = work {
+        if let Work::Figures(folder) = &work {
             run.name_best()?;
+            run.tell_evaluation(folder)?;
         }
     }
     run.summary()

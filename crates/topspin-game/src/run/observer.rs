@@ -1,5 +1,9 @@
 //! What a run tells about itself while it goes: the library is silent, whoever starts a run listens.
 
+use topspin_eval::Report;
+
+use crate::metrics::{StepMetrics, ThroughputLine};
+
 /// Listens to a run.
 pub trait Observer {
     /// A stage begins; `done` of its `total` steps are behind it already. `unit` names the steps, in the plural.
@@ -12,6 +16,14 @@ pub trait Observer {
     fn say(&mut self, line: &str);
     /// A line about something that may have gone wrong.
     fn warn(&mut self, line: &str);
+    /// A step of training was made in the stage that began last. Unless said otherwise, nobody cares.
+    fn step(&mut self, metrics: &StepMetrics, clock: &ThroughputLine) {
+        let _ = (metrics, clock);
+    }
+    /// The model of a stage folder is evaluated, now or in an earlier call. Unless said otherwise, nobody cares.
+    fn evaluated(&mut self, folder: &str, report: &Report) {
+        let _ = (folder, report);
+    }
 }
 
 /// Listens to nothing.

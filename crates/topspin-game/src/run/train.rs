@@ -1,9 +1,9 @@
 //! The training stages: supervised, control, self-play or policy step. One loop serves all.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
-use serde::Serialize;
-use serde::de::IgnoredAny;
+use serde::de::DeserializeOwned;
 use topspin_files::FileError;
 use topspin_kernels::device::{Device, Use};
 use topspin_kernels::rng::Key;
@@ -12,14 +12,16 @@ use topspin_model::checkpoint::{SaveDtype as Dtype, save_folder};
 use topspin_model::decoder::{Decoder, Keep};
 use topspin_model::source::ModelSource;
 
+use super::events::push_step;
 use super::guard::of_losses;
 use super::lines::{Lines, read_lines};
 use super::round::{Round, iteration_of};
 use super::train_figures::TrainFigures;
+use super::trainer_state::TrainerState;
 use super::watch::{Divergence, Scale, Watch, divergence};
 use super::{BASE, Done, Run, RunError};
 use crate::config::{OptimizerKind, SaveDtype};
-use crate::metrics::{StepMetrics, Throughput};
+use crate::metrics::{StepMetrics, Throughput, ThroughputLine};
 use crate::objective::Loss;
 use crate::optimizer::{OptimizerSettings, Rule, matrices};
 use crate::order::{Batches, Position, singly};
@@ -97,6 +99,8 @@ struct Course {
     iteration: usize,
     lessons: Lessons,
     epochs: usize,
+    /// Passes of the whole that it is a part of.
+    passes: usize,
     batch: usize,
     optimizer: OptimizerKind,
     lr: f64,
@@ -122,16 +126,6 @@ impl Part {
     }
 }
 
-/// A line of `throughput.jsonl`.
-#[derive(Serialize)]
-struct ThroughputLine {
-    step: u32,
-    tokens: u64,
-    seconds: f64,
-    tokens_per_second: f64,
-    mfu: f64,
-}
-
 impl<D: Device + Clone> Run<'_, D> {
     /// The supervised stage; where it is switched off, the model as it came.
     pub(super) fn supervised(&mut self) -> Result<Done, RunError> {
@@ -150,6 +144,7 @@ impl<D: Device + Clone> Run<'_, D> {
             iteration: 1,
             lessons: Lessons::Supervised(self.items.supervised(&self.config)),
             epochs: sft.epochs,
+            passes: sft.epochs,
             batch: sft.batch,
             optimizer: sft.optimizer,
             lr: sft.lr,
@@ -172,6 +167,7 @@ impl<D: Device + Clone> Run<'_, D> {
             iteration: 1,
             lessons: Lessons::Supervised(self.items.supervised(&self.config)),
             epochs: control.epochs,
+            passes: control.epochs,
             batch: sft.batch,
             optimizer: sft.optimizer,
             lr: control.lr,
@@ -211,6 +207,7 @@ impl<D: Device + Clone> Run<'_, D> {
             iteration: k,
             lessons,
             epochs: round.epochs,
+            passes: *train.epochs.of(k),
             batch: *train.batch_pairs.of(k),
             optimizer: *train.optimizer.of(k),
             lr: *train.lr.of(k),
@@ -251,12 +248,20 @@ impl<D: Device + Clone> Run<'_, D> {
         if kept.len() < done {
             return Err(RunError::StateWithoutMetrics { state, metrics: path("metrics.partial.jsonl") });
         }
-        let (mut clock_lines, _) = Lines::resume::<IgnoredAny>(&path("throughput.partial.jsonl"), done)?;
+        let (mut clock_lines, mut clock) = Lines::resume::<ThroughputLine>(&path("throughput.partial.jsonl"), done)?;
         let mut watch = Watch::new(self.config.guard, total, course.lessons.scale());
         for metrics in &kept {
             watch.step(metrics);
         }
-        drop(kept);
+        let mut history: Vec<StepMetrics> = self.before(&course, "metrics.jsonl")?;
+        history.extend(kept);
+        // What the clock said is worth no run's end.
+        clock.splice(..0, self.before(&course, "throughput.jsonl").unwrap_or_default());
+        let mut events = match total {
+            0 => None,
+            _ => self.training_events(&course.folder, &history, &clock)?,
+        };
+        drop(clock);
 
         let mut batches = batches(start);
         let mut worked = Throughput::default();
@@ -275,11 +280,17 @@ impl<D: Device + Clone> Run<'_, D> {
             }
             let Step { metrics, throughput } = trainer.apply(gradient)?;
             metric_lines.push(&metrics)?;
-            clock_lines.push(&self.throughput_line(metrics.step, throughput))?;
+            let clock = self.throughput_line(metrics.step, throughput);
+            clock_lines.push(&clock)?;
+            if let Some(events) = &mut events {
+                push_step(events, &metrics, Some(&clock))?;
+            }
+            self.observer.step(&metrics, &clock);
             worked += throughput;
             let done = metrics.step as usize - first;
             self.observer.advance(done, &note(&metrics));
             let fired = watch.step(&metrics);
+            history.push(metrics);
             fired.iter().for_each(|fired| self.observer.warn(&fired.told(&name)));
             let stop = self.check_stop(&name);
             let every = self.config.train.checkpoint_every;
@@ -303,15 +314,17 @@ impl<D: Device + Clone> Run<'_, D> {
             trainer.save_state(&state, &name, batches.position())?;
         }
         self.save(&course.folder, &course.before, course.part.left > 0, trainer.decoder())?;
+        if course.part.left == 0 {
+            TrainerState::new(&history, course.passes, course.batch).write(&path("model"))?;
+        }
         if trainer.steps() == 0 {
             return Ok(Done::new([], &TrainFigures::default()));
         }
         self.finish(&course, metric_lines, "metrics.jsonl")?;
         self.finish(&course, clock_lines, "throughput.jsonl")?;
 
-        let mut all: Vec<StepMetrics> = read_lines(&path("metrics.jsonl"))?;
-        all.retain(|metrics| metrics.step as usize > first);
-        let figures = TrainFigures::new(&all, course.lessons.len(), course.lessons.scale().map(|scale| scale.beta));
+        let figures =
+            TrainFigures::new(&history[first..], course.lessons.len(), course.lessons.scale().map(|scale| scale.beta));
         if total > 0 {
             self.observer.say(&format!("{name}: {}{}", figures.sentence(), self.speed(worked)));
         }
@@ -364,9 +377,20 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// Finishes a file of lines. That of the last part begins with the lines of all before it.
     fn finish(&self, course: &Course, lines: Lines, name: &str) -> Result<(), FileError> {
-        let before = if course.part.left > 0 { &[][..] } else { &course.part.before };
-        let before = before.iter().map(|folder| self.path(folder).join(name)).filter(|path| path.exists());
-        lines.finish(&self.path(&course.folder).join(name), &before.collect::<Vec<_>>())
+        let before = if course.part.left > 0 { Vec::new() } else { self.files_before(course, name) };
+        lines.finish(&self.path(&course.folder).join(name), &before)
+    }
+
+    /// The files of that name of the parts before a course.
+    fn files_before(&self, course: &Course, name: &str) -> Vec<PathBuf> {
+        let files = course.part.before.iter().map(|folder| self.path(folder).join(name));
+        files.filter(|path| path.exists()).collect()
+    }
+
+    /// The lines of the parts before a course.
+    fn before<T: DeserializeOwned>(&self, course: &Course, name: &str) -> Result<Vec<T>, RunError> {
+        let files = self.files_before(course, name).into_iter().map(|path| read_lines(&path));
+        Ok(files.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
     fn settings(&self, course: &Course, total: u32) -> TrainSettings {

@@ -11,6 +11,7 @@ use topspin_kernels::cpu::Cpu;
 use tracing::{info, warn};
 
 use crate::error::Interrupted;
+use crate::exporter::{Exported, Exporter};
 use crate::flags::Dtype;
 use crate::interrupt::Graceful;
 use crate::{engine, output, progress};
@@ -51,6 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 pub fn play(args: Args, until: Until) -> anyhow::Result<()> {
     let config = Config::load(&args.config, &args.sets)?;
     let output = &config.output;
+    let exporter = output.prometheus.0.map(Exporter::listen).transpose()?;
     let dtype = match output.precision {
         PrecisionChoice::Auto => Dtype::Auto,
         PrecisionChoice::F32 => Dtype::F32,
@@ -58,7 +60,7 @@ pub fn play(args: Args, until: Until) -> anyhow::Result<()> {
     };
     let precision = engine::prepare(dtype, Some(output.threads).filter(|&threads| threads > 0))?;
     let graceful = Graceful::begin();
-    let mut listener = Listener::new();
+    let mut listener = Exported { listener: Listener::new(), exporter };
     let stop = Graceful::requested();
     let played = topspin_game::run::run(&Cpu::new(), precision, &config, until, &mut listener, stop);
     match played {

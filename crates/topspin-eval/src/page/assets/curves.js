@@ -3,16 +3,16 @@
 const GAME = "rewards/margins";
 
 const CHARTS = [
-  { title: "Loss of self-play", keys: [["loss", "loss"]], of: "game", hint: "Mean over the pairs of a step." },
+  { title: "Loss of self-play", keys: [["train/loss", "loss"]], of: "game", hint: "Mean over the pairs of a step." },
   { title: "Accuracy", keys: [["rewards/accuracies", "accuracy"]], range: [0, 1],
     hint: "Share of pairs whose real answer has the higher reward. At the first step all rewards are equal, which counts as 0." },
   { title: "Margin and rewards", keys: [[GAME, "margin"], ["rewards/real", "real"], ["rewards/generated", "generated"]],
     colours: [2, 0, 1], hint: "Beta times log-ratios to the opponent. A falling real reward: good answers are pushed away too." },
   { title: "Log-probability of answers", unit: "nats", keys: [["logps/real", "real"], ["logps/generated", "generated"]],
     hint: "Summed over an answer's tokens, mean over the pairs of a step." },
-  { title: "Supervised loss", unit: "nats a token", keys: [["loss", "loss"]], of: "supervised", hint: "Mean over the tokens of a step." },
-  { title: "Gradient norm", keys: [["grad_norm", "norm"]], log: true, hint: "Before clipping; logarithmic." },
-  { title: "Learning rate", keys: [["lr", "rate"]], hint: "" },
+  { title: "Supervised loss", unit: "nats a token", keys: [["train/loss", "loss"]], of: "supervised", hint: "Mean over the tokens of a step." },
+  { title: "Gradient norm", keys: [["train/grad_norm", "norm"]], log: true, hint: "Before clipping; logarithmic." },
+  { title: "Learning rate", keys: [["train/learning_rate", "rate"]], hint: "" },
   { title: "Throughput", unit: "tokens a second", keys: [["tokens_per_second", "tokens/s"]], range: [0, 0],
     hint: "Rows through the model; a prompt counts once for all of its answers." },
   { title: "MFU", keys: [["mfu", "MFU"]], range: [0, 0], hint: "Useful operations over those that matrix products alone reach on the machine." },

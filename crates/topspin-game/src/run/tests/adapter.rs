@@ -31,7 +31,7 @@ fn an_adapter_goes_through_the_whole_run() {
         let mut names: Vec<_> =
             fs::read_dir(fixture.path(folder)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors"]);
+        assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors", "trainer_state.json"]);
         let (files, parameters) = read_adapter(&fixture, folder);
         let config = files.adapter().config();
         assert_eq!((config.rank, config.alpha), (2, 4.0));
@@ -59,7 +59,7 @@ fn the_first_step_of_an_adapter_starts_at_the_opponent() {
         for k in 1..=2 {
             let metrics = fs::read_to_string(fixture.path(&format!("{out}/iter-{k}/metrics.jsonl"))).unwrap();
             let lines: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-            assert_eq!(lines[0]["loss"].as_f64().unwrap().to_bits(), std::f64::consts::LN_2.to_bits());
+            assert_eq!(lines[0]["train/loss"].as_f64().unwrap().to_bits(), std::f64::consts::LN_2.to_bits());
             let last = lines.last().unwrap();
             assert_ne!(last["rewards/margins"].as_f64(), Some(0.0), "the adapter does not move");
         }
@@ -84,7 +84,7 @@ fn dropout_depends_on_the_seed_and_leaves_the_opponent_alone() {
         fixture.play(out, &sets(&[&["sft.enabled=false", "game.iterations=1"], more].concat())).unwrap();
         let metrics = fs::read_to_string(fixture.path(&format!("{out}/iter-1/metrics.jsonl"))).unwrap();
         let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.map(|line| line["loss"].as_f64().unwrap()).collect::<Vec<_>>()
+        lines.map(|line| line["train/loss"].as_f64().unwrap()).collect::<Vec<_>>()
     };
     let plain = first_losses("plain", &[]);
     let dropped = first_losses("dropped", &["adapter.dropout=0.5"]);

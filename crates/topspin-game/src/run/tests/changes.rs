@@ -30,7 +30,14 @@ fn a_changed_setting_is_named_with_both_values() {
     assert!(error(fixture.play("out", &["game.seed=3"])).contains("`game.seed` = 0, and it is now 3"));
     assert!(error(fixture.play("out", &["eval.greedy=false"])).contains("`eval.greedy` = true, and it is now false"));
     // What changes no artefact may change.
-    let free = ["rollout.live_sequences=9", "output.threads=1", "eval.best=greedy.tokens.mean", "eval.goal=highest"];
+    let free = [
+        "rollout.live_sequences=9",
+        "output.threads=1",
+        "output.tensorboard=false",
+        "output.prometheus=[::1]:9464",
+        "eval.best=greedy.tokens.mean",
+        "eval.goal=highest",
+    ];
     fixture.play("out", &free).unwrap();
 }
 

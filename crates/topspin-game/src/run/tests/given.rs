@@ -45,7 +45,7 @@ fn an_iteration_on_pairs_of_the_data_is_dpo() {
         }
     }
     // The model before the iteration is the reference, so the first margins are none at all.
-    assert_eq!(found[0]["loss"].as_f64(), Some(std::f64::consts::LN_2));
+    assert_eq!(found[0]["train/loss"].as_f64(), Some(std::f64::consts::LN_2));
     assert_eq!(found[0]["rewards/margins"].as_f64(), Some(0.0));
 }
 
@@ -75,7 +75,7 @@ fn what_is_trained_on_is_what_the_data_say() {
         assert_eq!(trained, told);
         // The reference is the model before: in each iteration the game begins anew.
         let metrics = lines(&fixture.path(&format!("out/iter-{k}/metrics.jsonl")));
-        assert_eq!(metrics[0]["loss"].as_f64(), Some(std::f64::consts::LN_2));
+        assert_eq!(metrics[0]["train/loss"].as_f64(), Some(std::f64::consts::LN_2));
         assert_eq!(metrics[0]["rewards/margins"].as_f64(), Some(0.0));
     }
 }

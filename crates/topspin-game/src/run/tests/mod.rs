@@ -23,6 +23,7 @@ use crate::tree::TokenTree;
 mod adapter;
 mod changes;
 mod data;
+mod events;
 mod given;
 mod guards;
 mod opponents;
@@ -128,7 +129,9 @@ fn reproducible(dir: &str) -> Vec<(String, Vec<u8>)> {
                 files.push((name, fs::read_link(&path).unwrap().display().to_string().into_bytes()));
             } else if path.is_dir() {
                 walk(&path, root, files);
-            } else if !["config.toml", "throughput.jsonl"].contains(&path.file_name().unwrap().to_str().unwrap()) {
+            } else if !["config.toml", "throughput.jsonl", "events.out.tfevents.topspin"]
+                .contains(&path.file_name().unwrap().to_str().unwrap())
+            {
                 files.push((name, fs::read(&path).unwrap()));
             }
         }
@@ -164,6 +167,7 @@ fn a_run_leaves_what_is_documented() {
         expected.extend(evaluated.iter().chain(&["sampled.jsonl"]).map(|name| format!("{folder}/{name}")));
         let file = |name: &str| if name.contains('.') { name.into() } else { format!("{name}.json") };
         expected.extend(model.map(|name| format!("{folder}/model/{}", file(name))));
+        expected.push(format!("{folder}/model/trainer_state.json"));
         if folder.starts_with("iter-") && folder != "iter-0" {
             expected.extend(["pairs.jsonl", "real.jsonl", "rollouts.jsonl"].map(|name| format!("{folder}/{name}")));
         }
@@ -218,7 +222,7 @@ fn the_first_step_starts_at_the_opponent() {
     for k in 1..=2 {
         let metrics = fs::read_to_string(fixture.path(&format!("out/iter-{k}/metrics.jsonl"))).unwrap();
         let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
-        assert_eq!(first["loss"].as_f64().unwrap().to_bits(), std::f64::consts::LN_2.to_bits());
+        assert_eq!(first["train/loss"].as_f64().unwrap().to_bits(), std::f64::consts::LN_2.to_bits());
         assert_eq!((first["rewards/margins"].as_f64(), first["rewards/real"].as_f64()), (Some(0.0), Some(0.0)));
     }
 }

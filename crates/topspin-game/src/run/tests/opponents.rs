@@ -210,7 +210,7 @@ fn the_first_step_starts_at_the_reference_where_that_is_the_latest_model() {
         fixture.play(set, &[set, "data.fresh=false", "data.prompts=6"]).unwrap();
         let metrics = fs::read_to_string(fixture.path(&format!("{set}/iter-1/metrics.jsonl"))).unwrap();
         let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
-        assert_eq!(first["loss"].as_f64(), Some(std::f64::consts::LN_2), "{set}");
+        assert_eq!(first["train/loss"].as_f64(), Some(std::f64::consts::LN_2), "{set}");
     }
 }
 

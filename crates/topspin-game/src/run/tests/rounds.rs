@@ -45,7 +45,7 @@ fn each_round_starts_at_its_opponent_and_the_steps_go_on() {
         for round in 1..=3 {
             let folder = fixture.path(&format!("out/iter-{k}/round-{round}"));
             let start = &all[first];
-            assert_eq!(number(start, "loss").to_bits(), std::f64::consts::LN_2.to_bits(), "round {round}");
+            assert_eq!(number(start, "train/loss").to_bits(), std::f64::consts::LN_2.to_bits(), "round {round}");
             assert_eq!((number(start, "rewards/real"), number(start, "rewards/generated")), (0.0, 0.0));
             let trees = lines(&format!("{folder}/pairs.jsonl"));
             let pairs: usize = trees.iter().map(|tree| tree["generated"].as_array().unwrap().len()).sum();
@@ -87,7 +87,7 @@ fn the_first_round_is_the_first_pass() {
     assert_eq!(rounds[..pass], whole[..pass]);
     assert_eq!(rounds.len(), whole.len(), "pairs were dropped in a later round: take another seed");
     assert_ne!(rounds[pass..], whole[pass..]);
-    let rates = |lines: &[Value]| lines.iter().map(|line| number(line, "lr")).collect::<Vec<_>>();
+    let rates = |lines: &[Value]| lines.iter().map(|line| number(line, "train/learning_rate")).collect::<Vec<_>>();
     assert_eq!(rates(&rounds), rates(&whole));
 }
 
@@ -148,7 +148,8 @@ fn a_round_of_steps_answers_its_next_prompts() {
         assert_eq!(prompts(&format!("out/iter-1/round-{round}")), expected);
     }
     assert!(!Path::new(&fixture.path("out/iter-1/round-5")).exists());
-    let rates: Vec<_> = metrics(&fixture, "out/iter-1").iter().map(|line| number(line, "lr")).collect();
+    let rates: Vec<_> =
+        metrics(&fixture, "out/iter-1").iter().map(|line| number(line, "train/learning_rate")).collect();
     assert_eq!(rates[0], 1e-3);
     assert!(rates.windows(2).all(|pair| pair[1] < pair[0]) && rates[rates.len() - 1] < 1.5e-4, "{rates:?}");
 }
@@ -189,7 +190,7 @@ fn rounds_of_an_adapter_start_at_their_opponent() {
         for (k, round) in [(1, 2), (2, 1), (2, 2)] {
             let first = &metrics(&fixture, &format!("{merge}/iter-{k}/round-{round}"))[0];
             assert_eq!(
-                number(first, "loss").to_bits(),
+                number(first, "train/loss").to_bits(),
                 std::f64::consts::LN_2.to_bits(),
                 "{merge}, round {round} of {k}"
             );
@@ -247,7 +248,7 @@ fn a_round_without_pairs_hands_on_what_it_got() {
         fixture.play(&out, &sets).unwrap();
         let all = metrics(&fixture, &format!("{out}/iter-1"));
         assert_eq!(all.len(), 1);
-        assert_eq!(number(&all[0], "loss").to_bits(), std::f64::consts::LN_2.to_bits());
+        assert_eq!(number(&all[0], "train/loss").to_bits(), std::f64::consts::LN_2.to_bits());
         let weights = |k| read_model(&fixture.path(&format!("{out}/iter-{k}/model"))).1;
         assert_ne!(weights(0), weights(1));
     }

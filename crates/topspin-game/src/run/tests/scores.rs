@@ -162,7 +162,7 @@ fn a_policy_step_starts_at_the_opponent() {
             }
             let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
             let metrics = lines(&fixture.path(&format!("{out}/iter-{k}/metrics.jsonl")));
-            let found = metrics[0]["loss"].as_f64().unwrap();
+            let found = metrics[0]["train/loss"].as_f64().unwrap();
             assert!((found - mean(&losses)).abs() < 1e-9, "{found} {}", mean(&losses));
             let told = figures(&fixture, out, &format!("iter-{k}/scores"));
             assert!((told["effective_samples"].as_f64().unwrap() - mean(&sizes)).abs() < 1e-9);

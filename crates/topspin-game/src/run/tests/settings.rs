@@ -24,7 +24,7 @@ fn a_list_gives_each_iteration_its_own_value() {
         let pairs = figures(&fixture, "out", &format!("iter-{k}/pairs"))["pairs"].as_u64().unwrap();
         let metrics = lines(&fixture.path(&format!("out/iter-{k}/metrics.jsonl")));
         assert_eq!(metrics.len() as u64, epochs * pairs.div_ceil(3));
-        let highest = metrics.iter().map(|m| m["lr"].as_f64().unwrap()).fold(0.0, f64::max);
+        let highest = metrics.iter().map(|m| m["train/learning_rate"].as_f64().unwrap()).fold(0.0, f64::max);
         assert!(highest > 0.5 * lr && highest <= lr, "{highest}");
     }
 }

@@ -68,7 +68,7 @@ fn the_loss_is_over_every_answer() {
     for (turns, expected) in [("last", mean(last.clone())), ("all", mean([first, last].concat()))] {
         fixture.play(turns, &[&STEP[..], &[&format!("sft.turns={turns}")]].concat()).unwrap();
         let metrics = lines(&fixture.path(&format!("{turns}/iter-0/metrics.jsonl")));
-        let loss = metrics[0]["loss"].as_f64().unwrap();
+        let loss = metrics[0]["train/loss"].as_f64().unwrap();
         assert!((loss - expected).abs() < 1e-9, "{turns}: {loss} instead of {expected}");
     }
     // Evaluation is of the last answer in either.
