@@ -36,7 +36,9 @@ def check(path):
 
 
 if __name__ == "__main__":
-    found = sorted(Path(sys.argv[1]).glob("*/model/trainer_state.json"))
+    models = Path(sys.argv[1]).glob("*/model/trainer_state.json")
+    # `best` is a link to one of the others.
+    found = sorted(path for path in models if not path.parents[1].is_symlink())
     assert found, f"no trainer_state.json in {sys.argv[1]}"
     for path in found:
         check(path)

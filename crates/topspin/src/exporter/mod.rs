@@ -224,6 +224,59 @@ mod tests {
         // The order of values with different labels is not fixed.
         let mut lines: Vec<_> = rest.lines().collect();
         lines.sort_unstable();
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r##"
+        # HELP topspin_eval_greedy_a_b___ greedy.a b"\n\\ of the last evaluation, as in eval.json.
+        # HELP topspin_eval_nll_per_token nll.per_token of the last evaluation, as in eval.json.
+        # HELP topspin_logps_generated logps/generated of the last optimizer step, as in metrics.jsonl.
+        # HELP topspin_logps_real logps/real of the last optimizer step, as in metrics.jsonl.
+        # HELP topspin_rewards_accuracies rewards/accuracies of the last optimizer step, as in metrics.jsonl.
+        # HELP topspin_rewards_generated rewards/generated of the last optimizer step, as in metrics.jsonl.
+        # HELP topspin_rewards_margins rewards/margins of the last optimizer step, as in metrics.jsonl.
+        # HELP topspin_rewards_real rewards/real of the last optimizer step, as in metrics.jsonl.
+        # HELP topspin_stage_done What is done of the stage at work, in its unit.
+        # HELP topspin_stage_planned All that the stage at work has to do.
+        # HELP topspin_throughput_mfu_ratio Useful operations of the last optimizer step over those that products alone reach on the machine.
+        # HELP topspin_throughput_tokens_per_second Rows through the model in a second of the last optimizer step.
+        # HELP topspin_train_grad_norm train/grad_norm of the last optimizer step, as in metrics.jsonl.
+        # HELP topspin_train_learning_rate train/learning_rate of the last optimizer step, as in metrics.jsonl.
+        # HELP topspin_train_loss train/loss of the last optimizer step, as in metrics.jsonl.
+        # HELP topspin_train_step Number of the last optimizer step in its stage.
+        # TYPE topspin_eval_greedy_a_b gauge
+        # TYPE topspin_eval_greedy_a_b___ gauge
+        # TYPE topspin_eval_nll_per_token gauge
+        # TYPE topspin_logps_generated gauge
+        # TYPE topspin_logps_real gauge
+        # TYPE topspin_rewards_accuracies gauge
+        # TYPE topspin_rewards_generated gauge
+        # TYPE topspin_rewards_margins gauge
+        # TYPE topspin_rewards_real gauge
+        # TYPE topspin_stage_done gauge
+        # TYPE topspin_stage_planned gauge
+        # TYPE topspin_throughput_mfu_ratio gauge
+        # TYPE topspin_throughput_tokens_per_second gauge
+        # TYPE topspin_train_grad_norm gauge
+        # TYPE topspin_train_learning_rate gauge
+        # TYPE topspin_train_loss gauge
+        # TYPE topspin_train_step gauge
+        _eval_greedy_a_b greedy.a-b of the last evaluation, as in eval.json.
+        topspin_eval_greedy_a_b___{stage="iter-0",figure="greedy.a b\"\n\\"} NaN
+        topspin_eval_greedy_a_b{stage="iter-0",figure="greedy.a-b"} 2.0
+        topspin_eval_greedy_a_b{stage="iter-0",figure="greedy.a_b"} 3.0
+        topspin_eval_nll_per_token{stage="iter-0",figure="nll.per_token"} 1.25
+        topspin_logps_generated{stage="iter-1/train"} -31.0
+        topspin_logps_real{stage="iter-1/train"} -12.5
+        topspin_rewards_accuracies{stage="iter-1/train"} 1.0
+        topspin_rewards_generated{stage="iter-1/train"} -0.2
+        topspin_rewards_margins{stage="iter-1/train"} 0.3
+        topspin_rewards_real{stage="iter-1/train"} 0.1
+        topspin_stage_done{stage="iter-1/train",unit="steps"} 3.0
+        topspin_stage_planned{stage="iter-1/train",unit="steps"} 9.0
+        topspin_throughput_mfu_ratio{stage="iter-1/train"} 0.25
+        topspin_throughput_tokens_per_second{stage="iter-1/train"} 200.0
+        topspin_train_grad_norm{stage="iter-1/train"} 1.5
+        topspin_train_learning_rate{stage="iter-1/train"} 5e-7
+        topspin_train_loss{stage="iter-1/train"} 0.5
+        topspin_train_step{stage="iter-1/train"} 3.0
+        "##);
     }
 }
