@@ -198,8 +198,8 @@ fn a_page_holds_what_the_files_say() {
     assert_eq!(places, [("iter-0", 0, 4), ("iter-1", 4, 3), ("iter-2", 7, 2)]);
     assert_eq!(curves[1]["series"]["rewards/margins"], json!([1.0, 2.0, 3.0]));
     assert_eq!(curves[1]["series"]["new/one"], json!([2.0, 2.0, 2.0]));
-    assert_eq!(curves[0]["series"]["train/loss"], json!([2.5; 4]));
-    assert_eq!(curves[0]["series"]["train/learning_rate"], json!([1e-3; 4]));
+    assert_eq!(curves[0]["series"]["train/loss"], json!([2.5, 2.5, 2.5, 2.5]));
+    assert_eq!(curves[0]["series"]["train/learning_rate"], json!([1e-3, 1e-3, 1e-3, 1e-3]));
     assert_eq!(curves[0]["series"]["tokens_per_second"], json!([null, 50.5, null, null]));
 
     assert_eq!(page["guards"], json!([{"stage": "iter-1/train", "step": 7, "sentence": "it fell"}]));
