@@ -15,7 +15,8 @@
 //!
 //! Each has a [`Figure`] with an interval and a standard error: a share by [`share`], a mean by [`Bootstrap::mean`], a corpus
 //! metric by [`Bootstrap::corpus`]; two models on the same prompts are compared by [`Bootstrap::difference`] and
-//! [`Bootstrap::corpus_difference`]. [`Report`] is what `eval.json` holds, [`harness`] the layout of lm-evaluation-harness.
+//! [`Bootstrap::corpus_difference`]. A [`Measure`] names those that compare an answer with references; what it knows of each
+//! answer is a [`Unit`], from which figure and difference come ([`Bootstrap::units`], [`Bootstrap::units_difference`]). [`Report`] is what `eval.json` holds, [`harness`] the layout of lm-evaluation-harness.
 //!
 //! Every figure is computed over responses as the units that were drawn: an interval says what other responses to
 //! other prompts of the same kind would have given, not what another training run would.
@@ -28,6 +29,7 @@ mod corpus;
 mod discrimination;
 mod error;
 pub mod harness;
+mod measure;
 mod ngrams;
 mod nll;
 mod normalise;
@@ -39,6 +41,7 @@ mod porter;
 mod report;
 mod rouge;
 mod text;
+mod unit;
 mod white_space;
 mod win_rate;
 
@@ -49,6 +52,7 @@ pub use chrf::ChrfStatistics;
 pub use corpus::CorpusStatistics;
 pub use discrimination::{BestThreshold, auc, best_threshold};
 pub use error::EvalError;
+pub use measure::Measure;
 pub use nll::{Nll, NllFigures};
 pub use normalise::Normalisation;
 pub use number::{numeric_answer, numeric_match};
@@ -57,4 +61,5 @@ pub use perplexity::{Perplexities, TextNll};
 pub use report::{Report, end_reasons};
 pub use rouge::{RougeL, Stemming};
 pub use text::{Lengths, distinct_n, distinct_runs, exact_match};
+pub use unit::Unit;
 pub use win_rate::win_rate;
