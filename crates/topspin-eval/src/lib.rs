@@ -9,9 +9,9 @@
 //! | the same, as a number | [`numeric_match`] | yes or no |
 //! | whether the right choice is the most probable | [`ChoiceScores`] | yes or no |
 //! | likelihood of given texts | [`NllFigures`], [`Perplexities`] | 0 .. or 1 .., low |
-//! | how well real and generated responses are told apart | [`auc`], [`best_threshold`] | 0 .. 1 and 1/2 .. 1; chance is 1/2 |
+//! | how well real and generated responses are told apart | [`auc`], [`best_threshold`], [`Discrimination`] | 0 .. 1 and 1/2 .. 1; chance is 1/2 |
 //! | which of two responses is the better one | [`win_rate`] | 0 .. 1; a draw is 1/2 |
-//! | diversity, lengths, ends | [`distinct_n`], [`Lengths`], [`end_reasons`] | |
+//! | diversity, lengths | [`distinct_n`], [`Lengths`] | |
 //!
 //! Each has a [`Figure`] with an interval and a standard error: a share by [`share`], a mean by [`Bootstrap::mean`], a corpus
 //! metric by [`Bootstrap::corpus`]; two models on the same prompts are compared by [`Bootstrap::difference`] and
@@ -28,6 +28,7 @@ mod chrf;
 mod corpus;
 mod discrimination;
 mod error;
+mod evaluated;
 pub mod harness;
 mod measure;
 mod ngrams;
@@ -50,15 +51,16 @@ pub use bootstrap::{Bootstrap, Figure, share};
 pub use choice::{Choice, ChoiceScores};
 pub use chrf::ChrfStatistics;
 pub use corpus::CorpusStatistics;
-pub use discrimination::{BestThreshold, auc, best_threshold};
+pub use discrimination::{BestThreshold, Discrimination, auc, best_threshold};
 pub use error::EvalError;
+pub use evaluated::{Evaluated, paired_difference};
 pub use measure::Measure;
 pub use nll::{Nll, NllFigures};
 pub use normalise::Normalisation;
 pub use number::{numeric_answer, numeric_match};
 pub use pattern::{Pattern, RegexFilter};
 pub use perplexity::{Perplexities, TextNll};
-pub use report::{Report, end_reasons};
+pub use report::Report;
 pub use rouge::{RougeL, Stemming};
 pub use text::{Lengths, distinct_n, distinct_runs, exact_match};
 pub use unit::Unit;

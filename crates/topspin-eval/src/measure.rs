@@ -89,7 +89,8 @@ mod tests {
         let references = ["The answer is 42, they say.", "It is forty-two of them all."];
         for measure in Measure::ALL {
             let value = |answer: &str| measure.unit(answer, &references).unwrap().value().unwrap();
-            let best = if matches!(measure, Measure::Bleu | Measure::Chrf | Measure::ChrfPlusPlus) { 100.0 } else { 1.0 };
+            let best =
+                if matches!(measure, Measure::Bleu | Measure::Chrf | Measure::ChrfPlusPlus) { 100.0 } else { 1.0 };
             assert!((value(references[0]) - best).abs() < 1e-9, "{measure:?}");
             assert!(value("No idea: 41") < best, "{measure:?}");
             assert_eq!(measure.unit("x", &[] as &[&str]), Err(EvalError::NoReference));

@@ -75,7 +75,8 @@ impl Units {
         /// The content of each, if all are of one kind.
         macro_rules! all {
             ($kind:path => $units:expr, $wrap:expr) => {{
-                let content = units.iter().map(|unit| if let $kind(content) = *unit { Some($wrap(content)) } else { None });
+                let content =
+                    units.iter().map(|unit| if let $kind(content) = *unit { Some($wrap(content)) } else { None });
                 content.collect::<Option<Vec<_>>>().map($units).ok_or(EvalError::Mixed)
             }};
         }

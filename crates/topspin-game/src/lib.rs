@@ -2,6 +2,7 @@
 
 pub mod card;
 pub mod checkpoint;
+pub mod command;
 pub mod config;
 pub mod judge;
 pub mod lab;
@@ -16,5 +17,6 @@ pub mod quickstart;
 pub mod run;
 pub mod schedule;
 pub mod score;
+pub mod scorer;
 pub mod trainer;
 pub mod tree;
