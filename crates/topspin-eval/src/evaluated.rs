@@ -1,6 +1,6 @@
 //! What an evaluation knows of each record, from which it can be compared with another one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +46,7 @@ impl Evaluated {
 }
 
 /// The difference `right - left` of a figure between two evaluations, over the records that both have it for, paired by their
-/// ids; nothing where there are none.
+/// ids (of several with one id, in their order); nothing where there are none.
 ///
 /// # Errors
 /// As for [`Bootstrap::units_difference`].
@@ -56,8 +56,12 @@ pub fn paired_difference(
     figure: &str,
     bootstrap: &Bootstrap,
 ) -> Result<Option<Figure>, EvalError> {
-    let of_id: BTreeMap<_, _> = left.iter().filter_map(|record| Some((&record.id, record.unit(figure)?))).collect();
-    let pair = |record: &Evaluated| Some((*of_id.get(&record.id)?, record.unit(figure)?));
+    let mut of_id = HashMap::<&str, VecDeque<&Evaluated>>::new();
+    left.iter().for_each(|record| of_id.entry(&record.id).or_default().push_back(record));
+    let pair = |record: &Evaluated| {
+        let left = of_id.get_mut(&*record.id)?.pop_front()?;
+        Some((left.unit(figure)?, record.unit(figure)?))
+    };
     let (left, right): (Vec<_>, Vec<_>) = right.iter().filter_map(pair).unzip();
     if right.is_empty() { Ok(None) } else { bootstrap.units_difference(&left, &right).map(Some) }
 }
@@ -83,6 +87,11 @@ mod tests {
         assert_eq!(difference("nll.perplexity").unwrap().value, (6.0_f64 / 8.0).exp() - (3.0_f64 / 8.0).exp());
         assert_eq!(difference("greedy.exact_match").unwrap().value, 0.5);
         assert_eq!(difference("greedy.tokens.median"), None);
+        // Of the same id in their order.
+        let twice = [evaluated("a", 1.0, false), evaluated("a", 2.0, false)];
+        let then = [evaluated("a", 1.5, true), evaluated("a", 4.5, true), evaluated("a", 9.0, true)];
+        let of_two = paired_difference(&twice, &then, "nll.per_response", &Bootstrap::default()).unwrap().unwrap();
+        assert_eq!((of_two.value, of_two.n), (1.5, 2));
     }
 
     #[test]
