@@ -54,7 +54,7 @@ pub use corpus::CorpusStatistics;
 pub use discrimination::{BestThreshold, Discrimination, auc, best_threshold};
 pub use error::EvalError;
 pub use evaluated::{Evaluated, paired_difference};
-pub use measure::Measure;
+pub use measure::{Measure, higher_is_better};
 pub use nll::{Nll, NllFigures};
 pub use normalise::Normalisation;
 pub use number::{numeric_answer, numeric_match};

@@ -71,6 +71,15 @@ impl Measure {
     }
 }
 
+/// Whether a higher value of a figure is better, by its name in an evaluation; nothing where neither is, or where nobody knows.
+pub fn higher_is_better(figure: &str) -> Option<bool> {
+    match figure.split_once('.') {
+        Some(("nll", name)) => Some(name == "probability"),
+        Some((_, name)) => Measure::ALL.iter().any(|measure| measure.name() == name).then_some(true),
+        None => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +91,15 @@ mod tests {
             assert_eq!(serde_json::to_string(&measure).unwrap(), quoted);
             assert_eq!(serde_json::from_str::<Measure>(&quoted).unwrap(), measure);
         }
+    }
+
+    #[test]
+    fn figures_have_a_better_end() {
+        assert_eq!(
+            ["nll.per_token", "nll.probability", "sampled.chrf"].map(higher_is_better),
+            [Some(false), Some(true), Some(true)]
+        );
+        assert_eq!(["greedy.tokens.mean", "discrimination.length.auc", "score"].map(higher_is_better), [None; 3]);
     }
 
     #[test]

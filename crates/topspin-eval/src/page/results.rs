@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Folder, PageError};
-use crate::{Bootstrap, Evaluated, Figure, Report, paired_difference};
+use crate::{Bootstrap, Evaluated, Figure, Report, higher_is_better, paired_difference};
 
 /// The evaluations of a run.
 #[derive(Debug, Serialize)]
@@ -14,6 +14,10 @@ pub struct Results {
     pub metric: Option<String>,
     /// Whether its largest value is the best; else the smallest.
     pub highest: bool,
+    /// Whether higher values of a figure are better, for those of which that is known.
+    pub higher_is_better: BTreeMap<String, bool>,
+    /// Iterations in a row without a better one after which the run ended, if it did.
+    pub out_of_patience: Option<usize>,
     /// Place of the best row among the supervised stage and the iterations; of equal ones the earliest.
     pub best: Option<usize>,
     /// One row for each stage that is evaluated, in order.
@@ -93,8 +97,13 @@ pub fn read(folder: &Folder) -> Result<Results, PageError> {
     let pairs = (1..rows.len()).flat_map(|to| (0..to).map(move |from| (from, to)));
     let of = |place: usize| (place, &rows[place]);
     let differences = pairs.map(|(from, to)| Differences::new(of(from), of(to))).collect();
-    let mut results = Results { metric, highest, best: None, rows, differences };
+    let names = rows.iter().flat_map(|row: &Row| row.figures.keys());
+    let higher_is_better = names.filter_map(|name| Some((name.clone(), higher_is_better(name)?))).collect();
+    let (best, out_of_patience) = (None, None);
+    let mut results = Results { metric, highest, higher_is_better, out_of_patience, best, rows, differences };
     results.best = results.find_best();
+    let patience = folder.setting("eval", "patience").and_then(toml::Value::as_integer).unwrap_or_default() as usize;
+    results.out_of_patience = Some(patience).filter(|&patience| patience > 0 && results.since_best() >= patience);
     Ok(results)
 }
 
@@ -114,6 +123,12 @@ impl Results {
         rows.filter_map(|row| Some((row, self.figure(row)?.value)))
             .reduce(|best, row| if self.is_better(row.1, best.1) { row } else { best })
             .map(|(row, _)| row)
+    }
+
+    /// Iterations that were evaluated after the best one.
+    fn since_best(&self) -> usize {
+        let after = self.best.map_or(&[][..], |best| &self.rows[best + 1..]);
+        after.iter().filter(|row| row.folder.starts_with("iter-")).count()
     }
 
     /// The place of a folder's row.

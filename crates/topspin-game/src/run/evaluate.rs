@@ -136,7 +136,9 @@ impl<D: Device + Clone> Run<'_, D> {
             let known: Vec<_> = report.figures.keys().map(|name| format!("`{name}`")).collect();
             return Err(RunError::UnknownMetric { best: best.clone(), known: known.join(", ") });
         };
-        let mut told = vec![(best.as_str(), words(figure))];
+        // Of an iteration the line that sums it up tells it.
+        let is_played = folder.starts_with("iter-") && folder != "iter-0";
+        let mut told = if is_played { Vec::new() } else { vec![(best.as_str(), words(figure))] };
         let others =
             ["nll.per_token", "greedy.tokens.mean", "sampled.tokens.mean"].into_iter().filter(|name| name != best);
         told.extend(others.filter_map(|name| Some((name, words(report.figures.get(name)?)))));
@@ -223,7 +225,12 @@ impl<D: Device + Clone> Run<'_, D> {
     /// Adds how well real responses are told apart from samples of the model of `before`.
     fn add_discrimination(&self, report: &mut Report, records: &[Evaluated], before: &str) -> Result<(), RunError> {
         let samples: Vec<Generation> = read_lines(&self.path(&format!("{before}/sampled.jsonl")))?;
-        let of_before: Vec<Evaluated> = read_lines(&self.path(&format!("{before}/eval.jsonl")))?;
+        let of_before = self.path(&format!("{before}/eval.jsonl"));
+        if !of_before.exists() {
+            // An earlier version, which this run was begun with, did not keep it.
+            return Ok(());
+        }
+        let of_before: Vec<Evaluated> = read_lines(&of_before)?;
         let mut discrimination = Discrimination::default();
         for (((now, then), item), sample) in records.iter().zip(&of_before).zip(&self.items.test).zip(&samples) {
             let (Some(real), Some(tokens)) = (now.logps.get(REAL), item.good_tokens.first()) else { continue };
