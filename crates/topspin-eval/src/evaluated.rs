@@ -9,6 +9,30 @@ use crate::{Bootstrap, EvalError, Figure, Nll, Unit};
 /// The figure that a likelihood is kept under; the others of its group follow from it.
 const NLL: &str = "nll.per_token";
 
+/// The record's first good response.
+pub const REAL: &str = "real";
+/// What the model itself sampled.
+pub const SAMPLED: &str = "sampled";
+/// What the model before it sampled, the opponent ([`Report::before`](crate::Report::before)).
+pub const SAMPLED_BEFORE: &str = "sampled_before";
+
+/// A response under a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scored {
+    /// Its tokens.
+    pub token_ids: Vec<u32>,
+    /// The log-probability of each, in nats.
+    pub logprobs: Vec<f32>,
+}
+
+impl Scored {
+    /// The log-probability of the whole response, in nats.
+    pub fn logp(&self) -> f64 {
+        self.logprobs.iter().copied().map(f64::from).sum()
+    }
+}
+
 /// What is known of one record under a model: a line of `eval.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,9 +41,9 @@ pub struct Evaluated {
     pub line: usize,
     /// The record's id.
     pub id: String,
-    /// Log-probabilities of whole responses under the model, in nats, by what they are.
+    /// Responses that the model has scored, by what they are: [`REAL`], [`SAMPLED`] or [`SAMPLED_BEFORE`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub logps: BTreeMap<String, f64>,
+    pub responses: BTreeMap<String, Scored>,
     /// What each metric knows, by the name of its figure. Of a group that follows from one of them only that one is here.
     pub units: BTreeMap<String, Unit>,
 }

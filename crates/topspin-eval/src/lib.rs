@@ -53,7 +53,7 @@ pub use chrf::ChrfStatistics;
 pub use corpus::CorpusStatistics;
 pub use discrimination::{BestThreshold, Discrimination, auc, best_threshold};
 pub use error::EvalError;
-pub use evaluated::{Evaluated, paired_difference};
+pub use evaluated::{Evaluated, REAL, SAMPLED, SAMPLED_BEFORE, Scored, paired_difference};
 pub use measure::{Measure, higher_is_better};
 pub use nll::{Nll, NllFigures};
 pub use normalise::Normalisation;

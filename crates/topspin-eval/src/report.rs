@@ -11,6 +11,10 @@ use crate::{Bootstrap, EvalError, Evaluated, Figure, Lengths, NllFigures, Unit};
 pub struct Report {
     /// How the intervals were drawn.
     pub bootstrap: Bootstrap,
+    /// The stage folder of the model that this one was trained from and is set against: its opponent in the metrics
+    /// `discrimination`. The model as it came has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
     /// Figures by name; a dot parts a group from its members, as in `nll.per_token`.
     pub figures: BTreeMap<String, Figure>,
 }
@@ -18,7 +22,7 @@ pub struct Report {
 impl Report {
     /// A report without figures yet.
     pub fn new(bootstrap: Bootstrap) -> Self {
-        Self { bootstrap, figures: BTreeMap::new() }
+        Self { bootstrap, before: None, figures: BTreeMap::new() }
     }
 
     /// Adds a figure, or replaces the one of that name.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use topspin_data::{Message, Record};
 use topspin_eval::{
-    Bootstrap, Discrimination, EvalError, Evaluated, Lengths, Nll, NllFigures, Report, Unit, distinct_n,
+    Bootstrap, Discrimination, EvalError, Evaluated, Lengths, Nll, NllFigures, REAL, Report, SAMPLED, SAMPLED_BEFORE,
+    Scored, Unit, distinct_n,
 };
 use topspin_kernels::device::Device;
 use topspin_model::decoder::{Keep, Tape};
@@ -35,12 +36,6 @@ const EVALUATION: u64 = u64::MAX;
 
 /// Prompts scored between two looks at the progress.
 const SCORED_AT_ONCE: usize = 32;
-
-/// Responses whose log-probabilities an evaluation keeps for the next one: the record's first good response, what the model
-/// itself sampled, and what the model before it did.
-const REAL: &str = "real";
-const OWN: &str = "sampled";
-const BEFORE: &str = "sampled_before";
 
 /// A generation: one line of `greedy.jsonl` or `sampled.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,6 +107,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let bootstrap = Bootstrap::default();
         let mut report = Report::new(bootstrap);
         let before = self.before(folder);
+        report.before.clone_from(&before);
         let mut records = self.scored(folder, before.as_deref())?;
         self.add_likelihood(&mut report, &records)?;
         if let Some(before) = &before {
@@ -193,7 +189,8 @@ impl<D: Device + Clone> Run<'_, D> {
             records.extend(places.clone().zip(&scores).map(|(place, scores)| {
                 let item = &items[place];
                 let (good, sampled) = scores.split_at(item.good_tokens.len());
-                let kinds = [own.get(place).map(|_| OWN), before.get(place).map(|_| BEFORE)].into_iter().flatten();
+                let kinds = [(SAMPLED, own.get(place)), (SAMPLED_BEFORE, before.get(place))].into_iter();
+                let kinds = kinds.filter_map(|(kind, generation)| Some((kind, &generation?.token_ids)));
                 evaluated(item, good, kinds.zip(sampled))
             }));
             self.observer.advance(places.end, "");
@@ -224,7 +221,6 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// Adds how well real responses are told apart from samples of the model of `before`.
     fn add_discrimination(&self, report: &mut Report, records: &[Evaluated], before: &str) -> Result<(), RunError> {
-        let samples: Vec<Generation> = read_lines(&self.path(&format!("{before}/sampled.jsonl")))?;
         let of_before = self.path(&format!("{before}/eval.jsonl"));
         if !of_before.exists() {
             // An earlier version, which this run was begun with, did not keep it.
@@ -232,10 +228,12 @@ impl<D: Device + Clone> Run<'_, D> {
         }
         let of_before: Vec<Evaluated> = read_lines(&of_before)?;
         let mut discrimination = Discrimination::default();
-        for (((now, then), item), sample) in records.iter().zip(&of_before).zip(&self.items.test).zip(&samples) {
-            let (Some(real), Some(tokens)) = (now.logps.get(REAL), item.good_tokens.first()) else { continue };
-            let log_ratios = (real - then.logps[REAL], now.logps[BEFORE] - then.logps[OWN]);
-            discrimination.push(log_ratios, (tokens.len(), sample.token_ids.len()));
+        for (now, then) in records.iter().zip(&of_before) {
+            let Some(real) = now.responses.get(REAL) else { continue };
+            let sample = &now.responses[SAMPLED_BEFORE];
+            let log_ratios =
+                (real.logp() - then.responses[REAL].logp(), sample.logp() - then.responses[SAMPLED].logp());
+            discrimination.push(log_ratios, (real.token_ids.len(), sample.token_ids.len()));
         }
         if !discrimination.is_empty() {
             discrimination.report(report)?;
@@ -278,21 +276,23 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 }
 
-/// A test record with the log-probabilities of its good responses and of samples by kind, each by token.
+/// A test record with the log-probabilities of its good responses, and with samples by kind, each by token.
 fn evaluated<'a>(
     item: &TestItem,
     good: &[Vec<f32>],
-    sampled: impl Iterator<Item = (&'a str, &'a Vec<f32>)>,
+    sampled: impl Iterator<Item = ((&'a str, &'a Vec<u32>), &'a Vec<f32>)>,
 ) -> Evaluated {
-    let sum = |tokens: &[f32]| tokens.iter().copied().map(f64::from).sum::<f64>();
+    let scored =
+        |token_ids: &[u32], logprobs: &[f32]| Scored { token_ids: token_ids.into(), logprobs: logprobs.into() };
     let mut record = Evaluated { line: item.line, id: item.record.id.clone(), ..Evaluated::default() };
-    if let Some(real) = good.first() {
-        record.logps.insert(REAL.into(), sum(real));
+    if let (Some(tokens), Some(logprobs)) = (item.good_tokens.first(), good.first()) {
+        record.responses.insert(REAL.into(), scored(tokens, logprobs));
         // Responses to one prompt are not independent: together they are one unit of the intervals.
-        let all: Vec<f32> = good.concat();
-        record.set_nll(Nll { nats: -sum(&all), tokens: all.len() });
+        let all = || good.iter().flatten().copied().map(f64::from);
+        record.set_nll(Nll { nats: -all().sum::<f64>(), tokens: all().count() });
     }
-    record.logps.extend(sampled.map(|(kind, tokens)| (kind.to_owned(), sum(tokens))));
+    let sampled = sampled.map(|((kind, tokens), logprobs)| (kind.to_owned(), scored(tokens, logprobs)));
+    record.responses.extend(sampled);
     record
 }
 

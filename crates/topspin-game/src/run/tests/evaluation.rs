@@ -38,7 +38,7 @@ fn real_responses_are_told_from_those_of_the_model_before() {
     let sampled = |generation: &Generation| generation.token_ids.clone();
     let of = |folder: &str, of: &dyn Fn(&Generation) -> Vec<u32>| logps(&fixture, folder, of);
     let (now, then) = (records(&fixture, "iter-1"), records(&fixture, "iter-0"));
-    let kept = |records: &[Evaluated], kind: &str| records.iter().map(|r| r.logps[kind]).collect::<Vec<_>>();
+    let kept = |records: &[Evaluated], kind: &str| records.iter().map(|r| r.responses[kind].logp()).collect::<Vec<_>>();
     assert_eq!(kept(&now, "real"), of("iter-1", &real));
     assert_eq!(kept(&now, "sampled_before"), of("iter-1", &sampled));
     assert_eq!(kept(&then, "real"), of("iter-0", &real));
