@@ -154,9 +154,12 @@ fn says_what_a_path_is() {
     greedy = true
     sampled = true
     max_new_tokens = 0
+    metrics = ["exact_match"]
+    scorer = []
+    timeout = 600
     best = "nll.per_token"
     goal = "lowest"
-    scorer = []
+    patience = 0
 
     [output]
     dir = "runs/game"

@@ -3,13 +3,16 @@
 
     python3 slot_error_rate.py base.jsonl sft.jsonl iter-1.jsonl
     python3 slot_error_rate.py --references test.jsonl
-    python3 slot_error_rate.py --json iter-1.jsonl
+    python3 slot_error_rate.py --each < iter-1.jsonl
 
 Each line of a file is a JSON object with the input in `prompt` (or in the last user message of `messages`), such as
 `name[Aromi], eatType[pub], area[riverside]`, and the description in `response`. For each attribute at most one error
 is counted: it is *missing* (in the input, not in the text), *wrong* (the text gives another value), or *added* (in the
 text, not in the input; or the right value beside another one). The rate is the errors over the attributes of the
 inputs.
+
+With `--each` it is the scorer of a run (`eval.scorer`) or of `topspin eval`: for each line that it reads it prints one of
+JSON, the errors and the attributes, at once.
 
 Intervals are percentile bootstrap intervals over inputs (all responses to an input are drawn together), 95%. Of several
 files, each is also compared with the first, input by input.
@@ -68,33 +71,45 @@ def prompt_of(record):
     return turns[-1] if turns else ""
 
 
+def descriptions(line, where, references=False):
+    """The input of a line and its descriptions."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{where}: this is not JSON ({error.msg}); write one JSON object a line") from None
+    prompt = prompt_of(record) if isinstance(record, dict) else ""
+    if not parse_input(prompt):
+        raise BadInput(f"{where}: there is no input such as `name[Aromi], food[Thai]`; add it as `prompt`")
+    texts = record.get("references") if references else [record.get("response")]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        wanted = "`references`, a list of strings" if references else "`response`, a string"
+        raise BadInput(f"{where}: there is no description; add {wanted}")
+    return prompt, texts
+
+
 def read(path, references):
     """(prompt, text) for each description of a file."""
     pairs = []
     try:
         with open(path, encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                where = f"`{path}`, line {number}"
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise BadInput(f"{where}: this is not JSON ({error.msg}); write one JSON object a line") from None
-                prompt = prompt_of(record) if isinstance(record, dict) else ""
-                if not parse_input(prompt):
-                    raise BadInput(f"{where}: there is no input such as `name[Aromi], food[Thai]`; add it as `prompt`")
-                texts = record.get("references") if references else [record.get("response")]
-                if not texts or not all(isinstance(text, str) for text in texts):
-                    wanted = "`references`, a list of strings" if references else "`response`, a string"
-                    raise BadInput(f"{where}: there is no description; add {wanted}")
-                pairs += [(prompt, text) for text in texts]
+                if line.strip():
+                    prompt, texts = descriptions(line, f"`{path}`, line {number}", references)
+                    pairs += [(prompt, text) for text in texts]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise BadInput(f"cannot read `{path}`: {reason}; check the path") from None
     if not pairs:
         raise BadInput(f"`{path}` holds no description; write one JSON object a line")
     return pairs
+
+
+def score_each(lines):
+    """Prints the slot error rate of each line as a scorer does: errors and attributes, whose sums make the rate."""
+    for number, line in enumerate(lines, 1):
+        prompt, (text,) = descriptions(line, f"line {number}")
+        values = parse_input(prompt)
+        print(json.dumps({"slot_error_rate": [len(errors(values, text)), len(values)]}), flush=True)
 
 
 class Score:
@@ -180,19 +195,11 @@ def report(scores, replicates, seed, by_attribute, show):
             print(f"  {prompt}\n    {text}\n    {said}")
 
 
-def figures(score, replicates, seed):
-    """The slot error rate as `eval.scorer` of a run takes it: one line of JSON."""
-    prompts = list(score.slots)
-    low, high = interval([score.rate(draw) for draw in draws(prompts, replicates, seed)])
-    figure = {"value": score.rate(prompts), "low": low, "high": high, "n": len(prompts)}
-    return json.dumps({"slot_error_rate": figure})
-
-
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Slot error rate of E2E restaurant descriptions, with 95%% intervals.")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="JSONL with `prompt` and `response`")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="JSONL with `prompt` and `response`")
     parser.add_argument("--references", action="store_true", help="score the human `references` instead")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON for each file and nothing else")
+    parser.add_argument("--each", action="store_true", help="score each line of the standard input, in JSON")
     parser.add_argument("--by-attribute", action="store_true", help="also count the errors of each attribute")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="also print the first N faulty descriptions")
     parser.add_argument("--replicates", type=int, default=2000, help="bootstrap draws (default 2000)")
@@ -200,13 +207,14 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     if given.replicates < 1:
         parser.error("`--replicates` must be at least 1")
+    if given.each == bool(given.files):
+        parser.error("name files to compare, or score each line of the standard input with `--each`")
     try:
+        if given.each:
+            score_each(sys.stdin)
+            return 0
         scores = {path: Score(read(path, given.references)) for path in given.files}
-        if given.json:
-            for score in scores.values():
-                print(figures(score, given.replicates, given.seed))
-        else:
-            report(scores, given.replicates, given.seed, given.by_attribute, given.show)
+        report(scores, given.replicates, given.seed, given.by_attribute, given.show)
     except BadInput as error:
         print(f"slot_error_rate.py: {error}", file=sys.stderr)
         return 2

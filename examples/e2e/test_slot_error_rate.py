@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import unittest
+from unittest import mock
 
 import convert
 import patterns
@@ -148,9 +149,9 @@ class Program(unittest.TestCase):
             out.writelines((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records)
         return path
 
-    def run_main(self, module, *arguments):
+    def run_main(self, module, *arguments, stdin=""):
         out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with mock.patch("sys.stdin", io.StringIO(stdin)), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = module.main(list(arguments))
         out.flush()
         return code, out.buffer.getvalue().decode(), err.getvalue()
@@ -169,6 +170,19 @@ class Program(unittest.TestCase):
         self.assertRegex(out, r"better.jsonl +-0.5000 +\[-0.5000, -0.5000\]\n")
         self.assertRegex(out, r"food +4 +0 +4 +0\n")
         self.assertIn("food missing", out)
+
+    def test_each_line_is_scored_for_a_run(self):
+        with open(self.answers("half.jsonl", 2), encoding="utf-8") as lines:
+            text = lines.read()
+        code, out, err = self.run_main(ser, "--each", stdin=text)
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual([json.loads(line)["slot_error_rate"] for line in out.splitlines()], [[1, 2]] * 2 + [[0, 2]] * 2)
+        code, out, err = self.run_main(ser, "--each", stdin=text + "{\n")
+        self.assertEqual((code, len(out.splitlines())), (2, 4))
+        self.assertIn("line 5: this is not JSON", err)
+        for wrong in ([], ["--each", "half.jsonl"]):
+            with self.assertRaises(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+                ser.main(wrong)
 
     def test_the_same_seed_gives_the_same_interval(self):
         half = self.answers("half.jsonl", 2)

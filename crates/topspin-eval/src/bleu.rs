@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::corpus::CorpusStatistics;
 use crate::white_space::{is_space, words};
 use crate::{EvalError, ngrams};
@@ -19,7 +21,7 @@ const ORDERS: usize = 4;
 ///
 /// Agrees with sacrebleu 2.6.0 (signature `case:mixed|eff:no|tok:13a|smooth:exp`). Words are parted by the rules of
 /// `mteval-v13a`, the tokenizer `13a`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BleuStatistics {
     /// The number of words of the response.
     pub response_words: u64,

@@ -2,6 +2,8 @@
 
 use std::hash::Hash;
 
+use serde::{Deserialize, Serialize};
+
 use crate::corpus::CorpusStatistics;
 use crate::white_space::{is_space, words};
 use crate::{EvalError, ngrams};
@@ -14,11 +16,24 @@ const WORDS: usize = 2;
 const BETA: f64 = 2.0;
 
 /// Runs of one length.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "[u64; 3]", into = "[u64; 3]")]
 struct Runs {
     response: u64,
     reference: u64,
     shared: u64,
+}
+
+impl From<[u64; 3]> for Runs {
+    fn from([response, reference, shared]: [u64; 3]) -> Self {
+        Self { response, reference, shared }
+    }
+}
+
+impl From<Runs> for [u64; 3] {
+    fn from(Runs { response, reference, shared }: Runs) -> Self {
+        [response, reference, shared]
+    }
 }
 
 /// What chrF or chrF++ needs to know of a response.
@@ -30,7 +45,7 @@ struct Runs {
 /// references, the one with the highest score counts.
 ///
 /// Agrees with sacrebleu 2.6.0 (`case:mixed|eff:yes|nc:6|nw:0|space:no`, and `nw:2`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChrfStatistics {
     orders: [Runs; CHARACTERS + WORDS],
 }

@@ -1,7 +1,7 @@
 //! How well real and generated responses can be told apart by a number that each has: a log-ratio, or just a length.
 
 use crate::bootstrap::{Z, finite, standard_deviation};
-use crate::{Bootstrap, EvalError, Figure};
+use crate::{Bootstrap, EvalError, Figure, Report, win_rate};
 
 /// The area under the ROC curve: the probability that the number of a real response is higher than that of a generated
 /// one, equal ones counting one half (Mann and Whitney 1947). From 0 to 1; one half is chance, and both ends tell the two
@@ -84,6 +84,61 @@ pub fn best_threshold(real: &[f64], generated: &[f64], bootstrap: &Bootstrap) ->
     let best =
         gaps.into_iter().enumerate().fold(first, |best, gap| if gap.1.abs() > best.1.abs() { gap } else { best });
     Ok(BestThreshold { accuracy, threshold: levels[best.0], real_above: best.1 >= 0.0 })
+}
+
+/// Real responses to prompts beside responses that a model generated to them.
+///
+/// In self-play the score of a response is its log-ratio: what the policy gives to it less what its opponent gives to it, in nats.
+/// If it tells held-out real responses from the opponent's own samples, there was something to learn from these samples; where
+/// lengths alone do as well, that may be all that was learnt.
+#[derive(Clone, Debug, Default)]
+pub struct Discrimination {
+    log_ratios: Sides,
+    lengths: Sides,
+}
+
+/// A number of each real response and of each generated one, in pairs.
+#[derive(Clone, Debug, Default)]
+struct Sides {
+    real: Vec<f64>,
+    generated: Vec<f64>,
+}
+
+impl Sides {
+    /// The area under the curve and the best threshold's accuracy.
+    fn report(&self, report: &mut Report, by: &str) -> Result<(), EvalError> {
+        let threshold = best_threshold(&self.real, &self.generated, &report.bootstrap)?;
+        report.add(format!("discrimination.{by}.auc"), auc(&self.real, &self.generated)?);
+        report.add(format!("discrimination.{by}.accuracy"), threshold.accuracy);
+        Ok(())
+    }
+}
+
+impl Discrimination {
+    /// Adds a prompt: the log-ratios and the lengths in tokens of its real and of its generated response.
+    pub fn push(&mut self, log_ratios: (f64, f64), lengths: (usize, usize)) {
+        self.log_ratios.real.push(log_ratios.0);
+        self.log_ratios.generated.push(log_ratios.1);
+        self.lengths.real.push(lengths.0 as f64);
+        self.lengths.generated.push(lengths.1 as f64);
+    }
+
+    /// Whether there are no prompts.
+    pub fn is_empty(&self) -> bool {
+        self.lengths.real.is_empty()
+    }
+
+    /// Adds `discrimination.log_ratio.auc` ([`auc`]), `.accuracy` ([`best_threshold`]) and `.pairs`, the share of prompts whose
+    /// real response has the higher log-ratio (what training calls `rewards/accuracies`, held out), and the first two of
+    /// `discrimination.length`.
+    ///
+    /// # Errors
+    /// As for [`auc`].
+    pub fn report(&self, report: &mut Report) -> Result<(), EvalError> {
+        self.log_ratios.report(report, "log_ratio")?;
+        report.add("discrimination.log_ratio.pairs", win_rate(&self.log_ratios.generated, &self.log_ratios.real)?);
+        self.lengths.report(report, "length")
+    }
 }
 
 fn check(real: &[f64], generated: &[f64]) -> Result<(), EvalError> {

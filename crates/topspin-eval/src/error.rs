@@ -15,6 +15,12 @@ pub enum EvalError {
     /// The tokens of all responses together are none.
     #[error("the responses have no token between them, so there is nothing to average over; check how they were made")]
     NoTokens,
+    /// A metric says of one response a thing of another kind than of the next: a number here, a pair of numbers there.
+    #[error(
+        "what is known of the responses is of several kinds; say the same kind of every one: a truth value, a number or a \
+         pair of numbers"
+    )]
+    Mixed,
     /// A response has nothing to be compared with.
     #[error("a response has no reference to compare it with; give each prompt at least one, or leave it out")]
     NoReference,

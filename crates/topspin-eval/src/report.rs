@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bootstrap, EvalError, Figure, Lengths, NllFigures, share};
+use crate::{Bootstrap, EvalError, Evaluated, Figure, Lengths, NllFigures, Unit};
 
 /// The figures of one evaluation by name, in the order of their names.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// How the intervals were drawn.
     pub bootstrap: Bootstrap,
+    /// The stage folder of the model that this one was trained from and is set against: its opponent in the metrics
+    /// `discrimination`. The model as it came has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
     /// Figures by name; a dot parts a group from its members, as in `nll.per_token`.
     pub figures: BTreeMap<String, Figure>,
 }
@@ -18,7 +22,7 @@ pub struct Report {
 impl Report {
     /// A report without figures yet.
     pub fn new(bootstrap: Bootstrap) -> Self {
-        Self { bootstrap, figures: BTreeMap::new() }
+        Self { bootstrap, before: None, figures: BTreeMap::new() }
     }
 
     /// Adds a figure, or replaces the one of that name.
@@ -48,31 +52,19 @@ impl Report {
         }
     }
 
-    /// Adds `<group>.<reason>`, the share of responses that ended for each reason.
-    pub fn add_end_reasons<'a>(
-        &mut self,
-        group: &str,
-        reasons: impl IntoIterator<Item = &'a str>,
-    ) -> Result<(), EvalError> {
-        for (reason, figure) in end_reasons(reasons)? {
-            self.add(format!("{group}.{reason}"), figure);
+    /// Adds the figure of each metric that the records have units of.
+    ///
+    /// # Errors
+    /// As for [`Bootstrap::units`].
+    pub fn add_units(&mut self, records: &[Evaluated]) -> Result<(), EvalError> {
+        let mut all = BTreeMap::<&str, Vec<Unit>>::new();
+        for (name, unit) in records.iter().flat_map(|record| &record.units) {
+            all.entry(name).or_default().push(*unit);
+        }
+        for (name, units) in all {
+            let figure = self.bootstrap.units(&units)?;
+            self.add(name, figure);
         }
         Ok(())
     }
-}
-
-/// The share of responses that ended for each reason, one reason a response.
-///
-/// # Errors
-/// [`EvalError::Empty`] if there are none.
-pub fn end_reasons<'a>(reasons: impl IntoIterator<Item = &'a str>) -> Result<BTreeMap<String, Figure>, EvalError> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in reasons {
-        *counts.entry(reason).or_default() += 1;
-    }
-    let n = counts.values().sum();
-    if n == 0 {
-        return Err(EvalError::Empty);
-    }
-    counts.into_iter().map(|(reason, count)| Ok((reason.to_string(), share(count, n)?))).collect()
 }

@@ -1,10 +1,8 @@
 //! Figures against their definitions, intervals against theory.
 
-use std::collections::{BTreeMap, HashSet};
-
 use proptest::prelude::*;
 use topspin_eval::{
-    Bootstrap, EvalError, Figure, Lengths, Nll, NllFigures, Report, distinct_n, distinct_runs, end_reasons,
+    Bootstrap, EvalError, Evaluated, Figure, Lengths, Nll, NllFigures, Report, Unit, distinct_n, distinct_runs,
     exact_match, share,
 };
 
@@ -99,7 +97,8 @@ fn a_report_goes_to_json_and_back() {
     report.add_lengths("tokens", &Lengths::new(&[3, 9, 4], &bootstrap).unwrap());
     let nll = [Nll { nats: 2.5, tokens: 3 }, Nll { nats: 7.25, tokens: 9 }];
     report.add_nll("nll", &NllFigures::new(&nll, &bootstrap).unwrap());
-    report.add_end_reasons("end", ["stop", "length", "stop"]).unwrap();
+    let record = |stops| Evaluated { units: [("end.stop".into(), Unit::Hit(stops))].into(), ..Evaluated::default() };
+    report.add_units(&[true, false, true].map(record)).unwrap();
     let text = serde_json::to_string_pretty(&report).unwrap();
     assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -107,7 +106,7 @@ fn a_report_goes_to_json_and_back() {
     assert_eq!(json["figures"]["end.stop"]["n"], 3);
     assert!(json["figures"]["tokens.max"]["low"].is_null());
     let names: Vec<&String> = report.figures.keys().collect();
-    assert_eq!(names.len(), 1 + 4 + 4 + 2, "{names:?}");
+    assert_eq!(names.len(), 1 + 4 + 4 + 1, "{names:?}");
 }
 
 #[test]
@@ -131,7 +130,6 @@ fn nothing_gives_an_error_and_not_a_number() {
     let bootstrap = Bootstrap::default();
     assert_eq!(bootstrap.mean(&[]), Err(EvalError::Empty));
     assert_eq!(Lengths::new(&[], &bootstrap), Err(EvalError::Empty));
-    assert_eq!(end_reasons([]), Err(EvalError::Empty));
     assert_eq!(share(0, 0), Err(EvalError::Empty));
     assert_eq!(bootstrap.difference(&[1.0], &[1.0, 2.0]), Err(EvalError::Unpaired { left: 1, right: 2 }));
     assert_eq!(bootstrap.mean(&[1.0, f64::INFINITY]), Err(EvalError::NotFinite { index: 1 }));
@@ -172,18 +170,6 @@ proptest! {
         let (low, high) = ends(figure);
         for value in [figure.value, low, high] {
             prop_assert!(f64::abs(value - shift) < 1e-9);
-        }
-    }
-
-    #[test]
-    fn shares_add_up(reasons in prop::collection::vec(0usize..4, 1..50)) {
-        let names = ["stop", "length", "window", "error"];
-        let shares: BTreeMap<String, Figure> = end_reasons(reasons.iter().map(|&i| names[i])).unwrap();
-        prop_assert!((shares.values().map(|f| f.value).sum::<f64>() - 1.0).abs() < 1e-12);
-        prop_assert_eq!(shares.len(), reasons.iter().collect::<HashSet<_>>().len());
-        for figure in shares.values() {
-            let (low, high) = ends(*figure);
-            prop_assert!(0.0 <= low && low <= figure.value && figure.value <= high && high <= 1.0);
         }
     }
 }

@@ -101,6 +101,13 @@ fn generation(id: &str, tokens: &[u32]) -> Value {
         "finish_reason": if tokens.ends_with(&[0]) { "stop" } else { "length" }, "new": true})
 }
 
+/// What is known of each test prompt: the answer's length.
+fn evaluated(lengths: [usize; 3]) -> Vec<Value> {
+    let line =
+        |(at, length)| json!({"line": at, "id": format!("p{at}"), "units": {"greedy.tokens.mean": length as f64}});
+    lengths.into_iter().enumerate().map(line).collect()
+}
+
 fn response(tokens: &[u32], logprobs: &[f64]) -> Value {
     json!({"token_ids": tokens, "logprobs": logprobs, "finish": "stop"})
 }
@@ -126,6 +133,7 @@ fn played() -> Run {
             generation(&format!("p{at}"), &[&vec![1 + at as u32; length - 1][..], &[0]].concat())
         };
         run.write_lines(&format!("{folder}/greedy.jsonl"), &lengths.iter().enumerate().map(answer).collect::<Vec<_>>());
+        run.write_lines(&format!("{folder}/eval.jsonl"), &evaluated(lengths));
     }
     let metrics = |steps: u32, game: bool| {
         let line = |step| match game {
@@ -181,7 +189,7 @@ fn a_page_holds_what_the_files_say() {
     let lengths = of(1, 2, "greedy.tokens.mean");
     assert!((lengths["value"].as_f64().unwrap() + 2.0 / 3.0).abs() < 1e-12 && lengths["paired"] == true, "{lengths}");
     assert_eq!((lengths["low"].as_f64(), lengths["high"].as_f64()), (Some(-1.0), Some(0.0)));
-    // Without answers of its own: the ends by squares and sums.
+    // Where nothing is known by prompt: the ends by squares and sums.
     let nll = of(0, 1, "nll.per_token");
     let close = |value: &Value, expected: f64| (value.as_f64().unwrap() - expected).abs() < 1e-9;
     assert!(
@@ -262,11 +270,11 @@ fn a_page_holds_what_the_files_say() {
     assert_eq!((&other["gap"], &other["change"], &other["margin"]), (&json!(0.25), &json!(null), &json!(null)));
 }
 
-/// Two runs on the same test prompts are compared answer by answer.
+/// Two runs on the same test prompts are compared prompt by prompt.
 #[test]
 fn two_runs_are_laid_over_each_other() {
     let (one, other) = (played(), played());
-    other.write_lines("iter-1/greedy.jsonl", &["p0", "p1", "p2"].map(|id| generation(id, &[1, 2, 0])));
+    other.write_lines("iter-1/eval.jsonl", &evaluated([3, 3, 3]));
     let (runs, game) = data(&text(&[one.page(MOST).unwrap(), other.page(MOST).unwrap()]));
     assert_eq!(game.len(), 2);
     let between = runs["between"].as_array().unwrap();

@@ -2,6 +2,7 @@
 
 pub mod card;
 pub mod checkpoint;
+pub mod command;
 pub mod config;
 pub mod judge;
 pub mod lab;
@@ -16,6 +17,7 @@ pub mod quickstart;
 pub mod run;
 pub mod schedule;
 pub mod score;
+pub mod scorer;
 mod tensorboard;
 pub mod trainer;
 pub mod tree;

@@ -1,6 +1,6 @@
-//! Answers of the evaluations: texts for the reader, and a number for each answer to compare stages by.
+//! Answers of the evaluations, for the reader.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,26 +28,6 @@ struct Generation {
 struct Message {
     role: String,
     content: String,
-}
-
-/// One stage's answers of one kind as numbers, by the name of the figure that is their mean.
-#[derive(Debug)]
-pub struct Sheet {
-    pub folder: String,
-    pub kind: &'static str,
-    /// The prompts, to tell whether two sheets belong together.
-    ids: Vec<String>,
-    values: BTreeMap<String, Vec<f64>>,
-}
-
-impl Sheet {
-    /// The values behind a figure in this sheet and another one, if both answer the same prompts.
-    pub fn paired<'a>(&'a self, other: &'a Self, figure: &str) -> Option<(&'a [f64], &'a [f64])> {
-        let name = figure.strip_prefix(self.kind)?.strip_prefix('.')?;
-        let (of_self, of_other) = (self.values.get(name)?, other.values.get(name)?);
-        (self.kind == other.kind && self.ids == other.ids && of_self.len() == of_other.len())
-            .then_some((of_self.as_slice(), of_other.as_slice()))
-    }
 }
 
 /// Test prompts with what every stage answers.
@@ -93,24 +73,16 @@ pub struct Answer {
 }
 
 /// Reads the answers of all evaluations, with the texts of the first `most` prompts.
-pub fn read(
-    folder: &Folder,
-    spell: Option<&Spell>,
-    most: usize,
-    pieces: &mut Pieces,
-) -> Result<(Vec<Sheet>, Tests), PageError> {
-    let (mut sheets, mut tests) = (Vec::new(), Tests::default());
+pub fn read(folder: &Folder, spell: Option<&Spell>, most: usize, pieces: &mut Pieces) -> Result<Tests, PageError> {
+    let mut tests = Tests::default();
     let mut places: HashMap<(String, usize), usize> = HashMap::new();
     for name in folder.stage_folders() {
         for kind in KINDS {
-            let mut sheet = Sheet { folder: name.into(), kind, ids: Vec::new(), values: BTreeMap::new() };
             let mut seen: HashMap<String, usize> = HashMap::new();
-            let is_there = folder.lines(name, kind, |line: Generation| {
+            folder.lines(name, kind, |line: Generation| {
                 let nth = seen.entry(line.id.clone()).or_default();
                 let key = (line.id.clone(), *nth);
                 *nth += 1;
-                let exact = (!line.references.is_empty()).then(|| exact_match(&line.response, &line.references));
-                sheet.push(&line, exact);
                 let next = places.len();
                 let at = *places.entry(key.clone()).or_insert(next);
                 if at >= most {
@@ -120,32 +92,18 @@ pub fn read(
                     Some(spell) => pieces.intern_all(spell(&line.token_ids)),
                     None => vec![pieces.intern(&line.response, false)],
                 };
+                let exact = (!line.references.is_empty()).then(|| exact_match(&line.response, &line.references));
                 let answer = Answer { folder: name.into(), kind, finish: line.finish_reason.clone(), exact, tokens };
                 if at == tests.prompts.len() {
                     tests.prompts.push(TestPrompt::new(key, line));
                 }
                 tests.prompts[at].answers.push(answer);
             })?;
-            if is_there {
-                sheets.push(sheet);
-            }
         }
     }
     tests.total = places.len();
     tests.prompts.iter_mut().for_each(TestPrompt::measure_change);
-    Ok((sheets, tests))
-}
-
-impl Sheet {
-    fn push(&mut self, line: &Generation, exact: Option<bool>) {
-        self.ids.push(line.id.clone());
-        let finish = ["stop", "length"].map(|reason| (format!("finish.{reason}"), line.finish_reason == reason));
-        let flags = finish.into_iter().chain(exact.map(|exact| ("exact_match".to_owned(), exact)));
-        let numbers = flags.map(|(name, flag)| (name, f64::from(u8::from(flag))));
-        for (name, value) in numbers.chain([("tokens.mean".to_owned(), line.token_ids.len() as f64)]) {
-            self.values.entry(name).or_default().push(value);
-        }
-    }
+    Ok(tests)
 }
 
 impl TestPrompt {

@@ -35,7 +35,8 @@ pub enum Tone {
 pub fn answers(folder: &Folder, results: &Results, guards: &[Guard]) -> Vec<Answer> {
     let iterations: Vec<Iteration> =
         folder.stage_folders().iter().filter_map(|name| Iteration::new(folder, name)).collect();
-    let mut answers = vec![best(results), chance(results), learning(&iterations), collapse(&iterations, guards)];
+    let mut answers =
+        vec![best(results), chance(results), learning(&iterations, results), collapse(&iterations, guards)];
     for answer in &mut answers {
         answer.short = with_minus(&answer.short);
         answer.why.iter_mut().for_each(|sentence| *sentence = with_minus(sentence));
@@ -165,12 +166,21 @@ impl Iteration {
     }
 }
 
-fn learning(iterations: &[Iteration]) -> Answer {
+fn learning(iterations: &[Iteration], results: &Results) -> Answer {
     let question = "Is it learning?";
     let trained: Vec<_> = iterations.iter().filter_map(|i| Some((i, i.accuracy?))).collect();
     let Some((_, last)) = trained.last() else {
         let why = vec!["No iteration has been trained on pairs yet.".into()];
         return Answer { question, short: "Not known yet".into(), why, tone: Tone::Neutral };
+    };
+    let held_out = |i: &Iteration| {
+        let figures = &results.rows[results.place(&i.name)?].figures;
+        let of = |name: &str| figures.get(&format!("discrimination.{name}"));
+        let (pairs, area, length) = (of("log_ratio.pairs")?, of("log_ratio.auc")?, of("length.auc")?);
+        Some(format!(
+            " Held out: {:.0}%, with an area under the ROC curve of {area}; length alone has {length}, chance 0.5.",
+            100.0 * pairs.value
+        ))
     };
     let sentence = |(i, accuracy): &(&Iteration, f64)| {
         let loss = match (i.first_loss, i.loss) {
@@ -178,7 +188,8 @@ fn learning(iterations: &[Iteration]) -> Answer {
             (None, Some(loss)) => format!(", loss {loss:.3}"),
             _ => String::new(),
         };
-        format!("{}: {:.0}% of pairs told apart at the end{loss}.", i.name, 100.0 * accuracy)
+        let held_out = held_out(i).unwrap_or_default();
+        format!("{}: {:.0}% of pairs told apart at the end{loss}.{held_out}", i.name, 100.0 * accuracy)
     };
     let (short, tone) = match *last {
         last if last > 0.5 => (format!("Yes: tells {:.0}% of pairs apart", 100.0 * last), Tone::Good),

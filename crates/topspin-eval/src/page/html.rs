@@ -69,7 +69,9 @@ fn between(runs: &[RunPage]) -> Vec<Differences> {
     let [first, second] = runs else { return Vec::new() };
     let same = |(to, row): (usize, &Row)| Some((first.results.place(&row.folder)?, to));
     let places = second.results.rows.iter().enumerate().filter_map(same);
-    places.map(|(from, to)| Differences::new(first.row(from), second.row(to))).collect()
+    places
+        .map(|(from, to)| Differences::new((from, &first.results.rows[from]), (to, &second.results.rows[to])))
+        .collect()
 }
 
 /// Text in HTML.

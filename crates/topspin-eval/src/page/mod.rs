@@ -24,7 +24,6 @@ pub use error::PageError;
 pub use folder::Folder;
 pub use html::html;
 pub use pieces::{Piece, Spell};
-use results::Measured;
 pub use training::Most;
 use training::Training;
 
@@ -46,9 +45,6 @@ pub struct RunPage {
     pairs: Vec<Pairs>,
     /// Whether tokens have texts; else they are numbers.
     spelled: bool,
-    /// The evaluations' answers as numbers.
-    #[serde(skip)]
-    sheets: Vec<answers::Sheet>,
     /// What is looked at one by one; it is packed apart.
     #[serde(skip)]
     game: Game,
@@ -84,9 +80,9 @@ impl RunPage {
     /// If a file of a finished stage cannot be read or understood. What is not there yet is a sentence in the page.
     pub fn read(folder: &Folder, spell: Option<&Spell>, most: Most) -> Result<Self, PageError> {
         let mut pieces = pieces::Pieces::default();
-        let (sheets, tests) = answers::read(folder, spell, most.prompts, &mut pieces)?;
+        let tests = answers::read(folder, spell, most.prompts, &mut pieces)?;
         let training = training::read(folder, spell, most, &mut pieces)?;
-        let results = results::read(folder, &sheets)?;
+        let results = results::read(folder)?;
         let guards = guards(folder);
         let glance = glance::answers(folder, &results, &guards);
         let (curves, pairs) = (curves::read(folder)?, pairs(folder));
@@ -101,7 +97,6 @@ impl RunPage {
             curves,
             pairs,
             spelled: spell.is_some(),
-            sheets,
             game,
         };
         page.notes = page.limits(folder, most);
@@ -113,17 +108,15 @@ impl RunPage {
         self.notes.push(sentence);
     }
 
-    /// A row of the results with the answers behind it.
-    fn row(&self, at: usize) -> Measured<'_> {
-        Measured { place: at, row: &self.results.rows[at], sheets: &self.sheets }
-    }
-
     /// What the page lacks, a sentence each.
     fn limits(&self, folder: &Folder, most: Most) -> Vec<String> {
         let mut notes = Vec::new();
         let stages = &folder.manifest().stages;
         let done = stages.iter().filter(|stage| stage.is_done()).count();
-        if let Some(next) = stages.iter().find(|stage| !stage.is_done()) {
+        if let Some(patience) = self.results.out_of_patience {
+            let s = if patience == 1 { "" } else { "s" };
+            notes.push(format!("The run ended after {patience} iteration{s} without a better one (eval.patience)."));
+        } else if let Some(next) = stages.iter().find(|stage| !stage.is_done()) {
             notes.push(format!(
                 "The run is not finished: {done} of {} stages are done, and {} is next. This is what is there so far.",
                 stages.len(),

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::answers::Sheet;
 use super::{Folder, PageError};
-use crate::{Bootstrap, Figure, Report};
+use crate::{Bootstrap, Evaluated, Figure, Report, higher_is_better, paired_difference};
 
 /// The evaluations of a run.
 #[derive(Debug, Serialize)]
@@ -15,6 +14,10 @@ pub struct Results {
     pub metric: Option<String>,
     /// Whether its largest value is the best; else the smallest.
     pub highest: bool,
+    /// Whether higher values of a figure are better, for those of which that is known.
+    pub higher_is_better: BTreeMap<String, bool>,
+    /// Iterations in a row without a better one after which the run ended, if it did.
+    pub out_of_patience: Option<usize>,
     /// Place of the best row among the supervised stage and the iterations; of equal ones the earliest.
     pub best: Option<usize>,
     /// One row for each stage that is evaluated, in order.
@@ -30,23 +33,9 @@ pub struct Row {
     pub folder: String,
     /// All figures.
     pub figures: BTreeMap<String, Figure>,
-}
-
-/// A row with the answers behind it.
-#[derive(Clone, Copy)]
-pub struct Measured<'a> {
-    /// The row's place.
-    pub place: usize,
-    /// The row.
-    pub row: &'a Row,
-    /// Answers of its run.
-    pub sheets: &'a [Sheet],
-}
-
-impl<'a> Measured<'a> {
-    fn sheets(self) -> impl Iterator<Item = &'a Sheet> {
-        self.sheets.iter().filter(move |sheet| sheet.folder == self.row.folder)
-    }
+    /// What its metrics know of each test record; runs of earlier versions do not have it.
+    #[serde(skip)]
+    records: Vec<Evaluated>,
 }
 
 /// How two rows differ.
@@ -69,13 +58,13 @@ pub struct Difference {
     pub low: Option<f64>,
     /// Upper end.
     pub high: Option<f64>,
-    /// Whether it is taken answer by answer; else the interval is that of two figures of different prompts, which is wider
+    /// Whether it is taken prompt by prompt; else the interval is that of two figures of different prompts, which is wider
     /// where answers to the same prompts go together.
     pub paired: bool,
 }
 
 impl Difference {
-    /// Of two figures whose answers are not at hand one by one: the ends by squares and sums of the distances to theirs
+    /// Of two figures of which nothing is known by prompt: the ends by squares and sums of the distances to theirs
     /// (Newcombe 1998, method 10, for shares; Zou and Donner 2008 for other figures).
     fn unpaired(from: &Figure, to: &Figure) -> Self {
         let value = to.value - from.value;
@@ -92,22 +81,29 @@ impl Difference {
     }
 }
 
-/// Reads the evaluations; `sheets` are the answers behind them.
-pub fn read(folder: &Folder, sheets: &[Sheet]) -> Result<Results, PageError> {
+/// Reads the evaluations.
+pub fn read(folder: &Folder) -> Result<Results, PageError> {
     let mut rows = Vec::new();
     for name in folder.stage_folders() {
         if let Some(report) = folder.json::<Report>(name, "eval.json")? {
-            rows.push(Row { folder: name.into(), figures: report.figures });
+            let mut records = Vec::new();
+            folder.lines(name, "eval", |record| records.push(record))?;
+            rows.push(Row { folder: name.into(), figures: report.figures, records });
         }
     }
     let setting = |key| folder.setting("eval", key).and_then(toml::Value::as_str);
     let metric = setting("best").map(str::to_owned);
     let highest = setting("goal") == Some("highest");
     let pairs = (1..rows.len()).flat_map(|to| (0..to).map(move |from| (from, to)));
-    let of = |place: usize| Measured { place, row: &rows[place], sheets };
+    let of = |place: usize| (place, &rows[place]);
     let differences = pairs.map(|(from, to)| Differences::new(of(from), of(to))).collect();
-    let mut results = Results { metric, highest, best: None, rows, differences };
+    let names = rows.iter().flat_map(|row: &Row| row.figures.keys());
+    let higher_is_better = names.filter_map(|name| Some((name.clone(), higher_is_better(name)?))).collect();
+    let (best, out_of_patience) = (None, None);
+    let mut results = Results { metric, highest, higher_is_better, out_of_patience, best, rows, differences };
     results.best = results.find_best();
+    let patience = folder.setting("eval", "patience").and_then(toml::Value::as_integer).unwrap_or_default() as usize;
+    results.out_of_patience = Some(patience).filter(|&patience| patience > 0 && results.since_best() >= patience);
     Ok(results)
 }
 
@@ -129,6 +125,12 @@ impl Results {
             .map(|(row, _)| row)
     }
 
+    /// Iterations that were evaluated after the best one.
+    fn since_best(&self) -> usize {
+        let after = self.best.map_or(&[][..], |best| &self.rows[best + 1..]);
+        after.iter().filter(|row| row.folder.starts_with("iter-")).count()
+    }
+
     /// The place of a folder's row.
     pub fn place(&self, folder: &str) -> Option<usize> {
         self.rows.iter().position(|row| row.folder == folder)
@@ -143,20 +145,18 @@ impl Results {
 }
 
 impl Differences {
-    /// How `to` differs from `from`, a row of the same run or of another.
-    pub fn new(from: Measured, to: Measured) -> Self {
+    /// How a row differs from another one of the same run or of another; each behind its place.
+    pub fn new((from, left): (usize, &Row), (to, right): (usize, &Row)) -> Self {
         let difference = |name: &String| {
-            let figures = (from.row.figures.get(name)?, to.row.figures.get(name)?);
-            let paired = from.sheets().find_map(|left| to.sheets().find_map(|right| left.paired(right, name)));
-            let paired = paired.and_then(|(left, right)| Bootstrap::default().difference(left, right).ok());
-            Some(match paired {
+            let figures = (left.figures.get(name)?, right.figures.get(name)?);
+            let paired = paired_difference(&left.records, &right.records, name, &Bootstrap::default());
+            Some(match paired.ok().flatten() {
                 Some(Figure { value, low, high, .. }) => Difference { value, low, high, paired: true },
                 None => Difference::unpaired(figures.0, figures.1),
             })
         };
-        let names = to.row.figures.keys();
-        let figures = names.filter_map(|name| Some((name.clone(), difference(name)?))).collect();
-        Self { from: from.place, to: to.place, figures }
+        let figures = right.figures.keys().filter_map(|name| Some((name.clone(), difference(name)?))).collect();
+        Self { from, to, figures }
     }
 }
 

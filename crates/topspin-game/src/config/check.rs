@@ -127,7 +127,7 @@ impl Config {
 
     /// Every setting that has a range or may be a list by iteration.
     fn table(&self) -> Vec<(&'static str, &dyn Setting, Allowed)> {
-        let Self { adapter, data, sft, game, rollout, score, train, guard, .. } = self;
+        let Self { adapter, data, sft, game, rollout, score, train, guard, eval, .. } = self;
         let mut table: Vec<(_, &dyn Setting, _)> = vec![
             ("adapter.alpha", &adapter.alpha, POSITIVE),
             ("adapter.dropout", &adapter.dropout, BELOW_ONE),
@@ -174,6 +174,7 @@ impl Config {
             ("train.beta2", &train.beta2, BELOW_ONE),
             ("train.decay", &train.decay, BELOW_ONE),
             ("train.eps", &train.eps, POSITIVE),
+            ("eval.timeout", &eval.timeout, ONE_OR_MORE),
             ("guard.real_fall", &guard.real_fall, NOT_NEGATIVE),
             ("guard.accuracy", &guard.accuracy, SHARE),
             ("guard.longer", &guard.longer, ("0, or above 1/2 and 1 at most", |x| x == 0.0 || x > 0.5 && x <= 1.0)),

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use topspin_data::RecordShape;
+use topspin_eval::Measure;
 use topspin_kernels::device::Use;
 use topspin_model::adapter::{LoraConfig, Targets};
 
@@ -386,15 +387,25 @@ pub struct Eval {
     pub sampled: bool,
     /// Longest response in tokens; 0 takes `rollout.max_new_tokens`.
     pub max_new_tokens: usize,
+    /// What is measured of the generations against the references: `exact_match`, `normalized_match`, `numeric_match`, `bleu`,
+    /// `chrf`, `chrf_plus_plus`, `rouge_l` (docs/evaluation.md). Exact matches alone: which of the others says something depends on
+    /// the task.
+    pub metrics: Vec<Measure>,
+    /// A command that scores generations: it reads a file of them as its input, and prints a line for each, a number (the metric
+    /// `score`), a pair `[numerator, denominator]`, or a JSON object of these by metric (docs/evaluation.md). Empty: none.
+    pub scorer: Vec<String>,
+    /// The longest silence of the scorer in seconds, after which it is ended. Ten minutes: one that loads a model first has
+    /// answered by then.
+    pub timeout: usize,
     /// The metric that names the best stage: a figure of `eval.json`, such as `greedy.exact_match`, or one of the
     /// scorer's behind `greedy.` or `sampled.`. The held-out likelihood exists for every data set; where a task has a
     /// measure of its own, name that.
     pub best: String,
     /// Which end of it is the better one. The lowest is, of `nll.per_token`.
     pub goal: Goal,
-    /// A command that scores a file of generations, whose path it gets as its last argument. Its last line is a number,
-    /// the metric `score`, or a JSON object of numbers. Empty: none.
-    pub scorer: Vec<String>,
+    /// Iterations in a row without a better best one after which the run ends. 0: it plays them all, since a later iteration may
+    /// win back what one has lost.
+    pub patience: usize,
 }
 
 impl Default for Eval {
@@ -404,9 +415,12 @@ impl Default for Eval {
             greedy: true,
             sampled: true,
             max_new_tokens: 0,
+            metrics: vec![Measure::ExactMatch],
+            scorer: Vec::new(),
+            timeout: 600,
             best: "nll.per_token".into(),
             goal: Goal::Lowest,
-            scorer: Vec::new(),
+            patience: 0,
         }
     }
 }

@@ -10,6 +10,7 @@ use topspin_model::error::ModelError;
 use topspin_rollout::RolloutError;
 
 use crate::checkpoint::StateError;
+use crate::command::CommandError;
 use crate::config::ConfigError;
 use crate::trainer::TrainError;
 use crate::tree::TreeError;
@@ -208,17 +209,8 @@ pub enum RunError {
         problem: String,
     },
     /// A command of the user's failed.
-    #[error("the command `{command}` (`{setting}`) {problem}; try it by hand on `{}`", file.display())]
-    Command {
-        /// The setting that names it.
-        setting: &'static str,
-        /// The command.
-        command: String,
-        /// What it did.
-        problem: String,
-        /// The file that it was to read.
-        file: PathBuf,
-    },
+    #[error(transparent)]
+    Command(CommandError),
     /// `score.pattern` takes too many steps.
     #[error(
         "`score.pattern` gave up on a response to the prompt `{prompt_id}` ({problem}); write it without repetitions within \
@@ -252,6 +244,16 @@ pub enum RunError {
         /// The stage.
         stage: String,
     },
+}
+
+impl From<CommandError> for RunError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Stopped { work } => Self::Stopped { stage: work },
+            CommandError::File(error) => Self::File(error),
+            fault => Self::Command(fault),
+        }
+    }
 }
 
 impl From<AdapterError> for RunError {

@@ -27,6 +27,8 @@ const FREE: &[&str] = &[
     "data.train",
     "eval.best",
     "eval.goal",
+    "eval.patience",
+    "eval.timeout",
     "model.path",
     "model.weights",
     "output.dir",
@@ -75,6 +77,8 @@ pub struct Records {
     pub test: usize,
     /// Of the training files: that repeat another word for word. They are used like any other.
     pub duplicates: usize,
+    /// Of the training files: whose prompt is evaluated on as well, which a held-out share never has.
+    pub tested: usize,
     /// Of those to train on: real responses cut at the limit of tokens.
     pub cut: usize,
     /// Left out, because the prompt is longer than `data.max_prompt_tokens`.
@@ -252,7 +256,7 @@ impl Manifest {
             then.sft.controls.iter_mut().zip(&now.sft.controls).for_each(|(then, now)| then.lr = now.lr);
             then.train.lr = now.train.lr.clone();
         }
-        // A scorer that failed may be mended as long as no figure of it stands anywhere.
+        // What is measured may be changed, and a scorer that failed mended, as long as no figure stands anywhere.
         let evaluated = self.stages.iter().any(|stage| stage.name.ends_with("/eval") && stage.state == State::Done);
         // So may a score's command as long as no answer of it does.
         let has_answers = |stage: &Stage| {
@@ -262,7 +266,7 @@ impl Manifest {
         };
         let scored = self.stages.iter().any(has_answers);
         let is_free = |key: &str| match key {
-            "eval.scorer" => !evaluated,
+            "eval.metrics" | "eval.scorer" => !evaluated,
             "score.command" => !scored,
             key => FREE.contains(&key) || key.starts_with("guard."),
         };

@@ -21,7 +21,8 @@
 //!   events.out.tfevents.topspin   the two before for TensorBoard (`output.tensorboard`)
 //!   model/           a Hugging Face checkpoint folder, or an adapter's in PEFT's layout, with a `trainer_state.json`
 //!   greedy.jsonl, sampled.jsonl   generations of the evaluation
-//!   eval.json        its figures
+//!   eval.jsonl       one line per test record: what each metric knows of it
+//!   eval.json        the figures of the evaluation
 //! events.out.tfevents.topspin   all evaluations by iteration for TensorBoard
 //! best -> iter-k
 //! ```
@@ -42,10 +43,9 @@
 //!     rollouts.jsonl, real.jsonl, pairs.jsonl
 //!   metrics.jsonl      the stage `iter-1/train`: the steps of all rounds
 //!   throughput.jsonl, events.out.tfevents.topspin, model/
-//!   greedy.jsonl, sampled.jsonl, eval.json
+//!   greedy.jsonl, sampled.jsonl, eval.jsonl, eval.json
 //! ```
 
-mod command;
 mod error;
 mod evaluate;
 mod events;
@@ -61,7 +61,6 @@ mod plan;
 mod rate;
 mod rollouts;
 mod round;
-mod scorer;
 mod scores;
 mod summary;
 #[cfg(test)]
@@ -124,10 +123,17 @@ pub fn run<D: Device + Clone>(
         if until == Until::Supervised && work.is_played() {
             break;
         }
-        run.stage(&work)?;
+        if run.stage(&work)?
+            && let Work::Figures(folder) = &work
+        {
+            run.tell_iteration(folder)?;
+        }
         if let Work::Figures(folder) = &work {
             run.name_best()?;
             run.tell_evaluation(folder)?;
+            if run.summary()?.is_out_of_patience() {
+                break;
+            }
         }
     }
     run.summary()
@@ -198,11 +204,12 @@ impl Done {
 }
 
 impl<D: Device + Clone> Run<'_, D> {
-    /// Does a stage unless it is finished, and enters it in the manifest.
-    fn stage(&mut self, work: &Work) -> Result<(), RunError> {
+    /// Does a stage unless it is finished, and enters it in the manifest. Whether it was left to do.
+    fn stage(&mut self, work: &Work) -> Result<bool, RunError> {
         let name = work.name();
         let (folder, _) = name.rsplit_once('/').expect("a stage is named by its folder and its work");
-        if self.manifest.figures(&name).is_none() {
+        let is_left = self.manifest.figures(&name).is_none();
+        if is_left {
             self.check_stop(&name)?;
             topspin_files::create_dir_all(&self.dir.join(folder))?;
             let done = self.done(work);
@@ -221,7 +228,7 @@ impl<D: Device + Clone> Run<'_, D> {
                 topspin_files::remove_file(&path)?;
             }
         }
-        Ok(())
+        Ok(is_left)
     }
 
     /// Does the work of a stage.

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use topspin_eval::EvalError;
 use topspin_kernels::device::Device;
 
-use super::command::{Call, Given};
 use super::lines::{Lines, read_lines, write_lines};
 use super::round::Round;
 use super::{Done, Generation, Rollout, Run, RunError};
+use crate::command::Call;
 use crate::judge::{Answer, Judge};
 use crate::policy::Weighted;
 
@@ -134,9 +134,8 @@ impl<D: Device + Clone> Run<'_, D> {
             setting: "score.command",
             command: &command,
             file: &questions,
-            given: Given::AsInput,
-            patience: Some(Duration::from_secs(timeout as u64)),
-            stage: name,
+            patience: Duration::from_secs(timeout as u64),
+            work: name,
             stop: self.stop,
         };
         // The last answer counts when the command has ended well.
@@ -162,7 +161,7 @@ impl<D: Device + Clone> Run<'_, D> {
                 }
             };
             in_doubt = true;
-            Err(call.fault(&problem))
+            Err(call.fault(&problem).into())
         });
         let asked = asked.and_then(|()| {
             if answers == total - done {
@@ -170,9 +169,11 @@ impl<D: Device + Clone> Run<'_, D> {
             }
             in_doubt = true;
             let read = total - done;
-            Err(call.fault(&format!(
-                "printed {answers} lines for the {read} that it reads; it must print one number for each"
-            )))
+            Err(call
+                .fault(&format!(
+                    "printed {answers} lines for the {read} that it reads; it must print one number for each"
+                ))
+                .into())
         });
         if let Err(error) = asked {
             // Where an answer is wrong, those before it may be as well; those before a crash or a silence are kept.

@@ -3,12 +3,16 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use topspin_eval::{Figure, Report};
+use topspin_eval::{EvalError, Evaluated, Figure, Report, paired_difference};
 use topspin_kernels::device::Device;
 
-use super::lines::read_json;
+use super::lines::{read_json, read_lines};
+use super::train_figures::TrainFigures;
 use super::{Fired, Manifest, Run, RunError, State};
-use crate::config::{Config, Goal};
+use crate::config::{Config, Eval, Goal};
+
+/// The stage that the iterations are compared with: the supervised model.
+const FIRST: &str = "iter-0";
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +21,8 @@ pub struct Row {
     pub folder: String,
     /// All figures of its evaluation.
     pub report: Report,
+    /// What its metrics know of each test record; nothing in runs of versions that did not keep it.
+    pub records: Vec<Evaluated>,
 }
 
 /// What came out of a run.
@@ -30,6 +36,8 @@ pub struct Summary {
     pub goal: Goal,
     /// The stages that were evaluated, in order.
     pub rows: Vec<Row>,
+    /// Iterations in a row without a better best one after which the run ends; 0 is none.
+    pub patience: usize,
     /// Guards that fired, with the stage of each.
     pub guards: Vec<(String, Fired)>,
 }
@@ -47,17 +55,19 @@ impl Summary {
         let folders = done.filter_map(|stage| stage.name.strip_suffix("/eval"));
         let row = |folder: &str| {
             let report = read_json(&dir.join(folder).join("eval.json"))?;
-            Ok(Row { folder: folder.into(), report })
+            let lines = dir.join(folder).join("eval.jsonl");
+            let records = if lines.exists() { read_lines(&lines)? } else { Vec::new() };
+            Ok(Row { folder: folder.into(), report, records })
         };
         let rows = folders.map(row).collect::<Result<_, RunError>>()?;
         let guards = manifest.guards().map(|(stage, fired)| (stage.to_owned(), fired.clone())).collect();
-        Ok(Self { dir: dir.into(), metric: config.eval.best.clone(), goal: config.eval.goal, rows, guards })
+        let Eval { best: metric, goal, patience, .. } = config.eval.clone();
+        Ok(Self { dir: dir.into(), metric, goal, rows, patience, guards })
     }
 
     /// The row of the best model among the supervised one and the iterations; of equal ones the earliest.
     pub fn best(&self) -> Option<&Row> {
-        let rows = self.rows.iter().filter(|row| row.folder.starts_with("iter-"));
-        rows.reduce(|best, row| match (self.figure(best), self.figure(row)) {
+        self.candidates().reduce(|best, row| match (self.figure(best), self.figure(row)) {
             (Some(old), Some(new)) if better(self.goal, new.value, old.value) => row,
             _ => best,
         })
@@ -68,30 +78,85 @@ impl Summary {
         row.report.figures.get(&self.metric)
     }
 
+    /// The supervised model and the iterations.
+    fn candidates(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.folder.starts_with("iter-"))
+    }
+
+    /// What the metric gains or loses from one row to another on the same prompts, where both say what it knows of each.
+    pub fn difference(&self, from: &Row, to: &Row) -> Result<Option<Figure>, EvalError> {
+        paired_difference(&from.records, &to.records, &self.metric, &to.report.bootstrap)
+    }
+
+    /// Whether the run is over before its last iteration: as many as `eval.patience` in a row were no better than the best.
+    pub fn is_out_of_patience(&self) -> bool {
+        let after_best = |best: &Row| self.candidates().skip_while(|row| row.folder != best.folder).count() - 1;
+        self.patience > 0 && self.best().is_some_and(|best| after_best(best) >= self.patience)
+    }
+
     /// Which one is the best, and how sure that is.
-    fn verdict(&self) -> Option<String> {
-        let best = self.best()?;
-        let figure = self.figure(best)?;
+    fn verdict(&self) -> Result<Option<String>, EvalError> {
+        let Some((best, figure)) = self.best().and_then(|best| Some((best, self.figure(best)?))) else {
+            return Ok(None);
+        };
         let link = self.dir.join("best");
         let mut verdict =
             format!("best: {} (`{}` {}), linked as `{}`", best.folder, self.metric, words(figure), link.display());
-        let others = || self.rows.iter().filter(|row| row.folder != best.folder);
-        let names = |rows: Vec<&Row>| rows.iter().map(|row| row.folder.as_str()).collect::<Vec<_>>().join(", ");
-        if figure.low.is_none() && others().next().is_some() {
-            verdict += "\nthe metric comes without an interval, so nobody knows whether the difference is noise";
+        let (mut unknown, mut near, mut ahead) = (Vec::new(), Vec::new(), Vec::new());
+        for row in self.rows.iter().filter(|row| row.folder != best.folder) {
+            match self.difference(row, best)? {
+                None => unknown.push(row),
+                Some(difference) if row.folder == FIRST => verdict += &format!("\n{}", against(FIRST, &difference)),
+                Some(difference) if is_within(&difference, 0.0) => near.push(row),
+                Some(_) => {}
+            }
+            if self.figure(row).is_some_and(|other| better(self.goal, other.value, figure.value)) {
+                ahead.push(row);
+            }
         }
-        let near = |row: &&Row| self.figure(row).is_some_and(|other| is_within(figure, other.value));
-        let near: Vec<_> = others().filter(near).collect();
-        if !near.is_empty() {
-            verdict += &format!("\nwithin its interval, and so perhaps no worse: {}", names(near));
-        }
-        let ahead = |row: &&Row| self.figure(row).is_some_and(|other| better(self.goal, other.value, figure.value));
-        let ahead: Vec<_> = others().filter(ahead).collect();
-        if !ahead.is_empty() {
-            verdict += &format!("\nahead of it: {}", names(ahead));
-        }
-        Some(verdict)
+        let mut add = |what: &str, rows: Vec<&Row>| {
+            if !rows.is_empty() {
+                let names: Vec<_> = rows.iter().map(|row| row.folder.as_str()).collect();
+                verdict += &format!("\n{what}: {}", names.join(", "));
+            }
+        };
+        add("the difference to these is within noise", near);
+        add(
+            "nobody knows whether the difference to these is noise, as the metric says nothing of single prompts",
+            unknown,
+        );
+        add("ahead of it", ahead);
+        Ok(Some(verdict))
     }
+
+    /// A line about an iteration that was played and evaluated.
+    pub(super) fn iteration(&self, row: &Row) -> Result<String, EvalError> {
+        let figure = self.figure(row).map(words).unwrap_or_default();
+        let mut line = format!("`{}` {figure}", self.metric);
+        let first = self.rows.iter().find(|first| first.folder == FIRST);
+        if let Some(difference) = first.map(|first| self.difference(first, row)).transpose()?.flatten() {
+            line += &format!(", {}", against(FIRST, &difference));
+        }
+        if let Some(best) = self.best() {
+            line += &if best.folder == row.folder {
+                "; the best so far".into()
+            } else {
+                format!("; the best is {}", best.folder)
+            };
+        }
+        Ok(line)
+    }
+}
+
+/// A difference to a stage in words, and whether it may be chance.
+fn against(stage: &str, difference: &Figure) -> String {
+    let sign = if difference.value >= 0.0 { "+" } else { "" };
+    let noise = match is_within(difference, 0.0) {
+        true => ": within noise",
+        false if difference.low.is_some() => ": more than noise",
+        false => "",
+    };
+    format!("against {stage} {sign}{}{noise}", words(difference))
 }
 
 /// Columns of the table behind the metric's own, where the evaluations have them and they tell stages apart.
@@ -143,8 +208,17 @@ impl fmt::Display for Summary {
             let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
             writeln!(f, "{}", cells.join("  ").trim_end())?;
         }
-        if let Some(verdict) = self.verdict() {
+        // What cannot be compared is not said.
+        if let Ok(Some(verdict)) = self.verdict() {
             writeln!(f, "\n{verdict}")?;
+        }
+        if self.is_out_of_patience() {
+            let s = if self.patience == 1 { "" } else { "s" };
+            writeln!(
+                f,
+                "\nended after {} iteration{s} without a better one; with a larger `eval.patience`, or 0, it goes on",
+                self.patience
+            )?;
         }
         if !self.guards.is_empty() {
             let told: Vec<_> = self.guards.iter().map(|(stage, fired)| fired.told(stage)).collect();
@@ -182,6 +256,25 @@ impl<D: Device + Clone> Run<'_, D> {
     /// The evaluation of a stage folder.
     pub(super) fn report(&self, folder: &str) -> Result<Report, RunError> {
         read_json(&self.path(&format!("{folder}/eval.json")))
+    }
+
+    /// Says in a line what came out of an iteration.
+    pub(super) fn tell_iteration(&mut self, folder: &str) -> Result<(), RunError> {
+        let Some(k) = folder.strip_prefix("iter-").filter(|k| *k != "0") else { return Ok(()) };
+        let summary = self.summary()?;
+        let row = summary.rows.iter().find(|row| row.folder == folder).expect("a finished evaluation has a row");
+        let mut line = format!("iteration {k} of {}: {}", self.config.game.iterations, summary.iteration(row)?);
+        if let Some(TrainFigures {
+            accuracy: Some(accuracy),
+            real_change: Some(real),
+            generated_change: Some(generated),
+            ..
+        }) = self.figures_of(&format!("{folder}/train"))?
+        {
+            line += &format!("; accuracy {accuracy:.2}, real {real:+.2}, generated {generated:+.2}");
+        }
+        self.observer.say(&line);
+        Ok(())
     }
 
     /// Lets the link `best` name the best model so far.

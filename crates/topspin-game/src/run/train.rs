@@ -253,10 +253,10 @@ impl<D: Device + Clone> Run<'_, D> {
         for metrics in &kept {
             watch.step(metrics);
         }
-        let mut history: Vec<StepMetrics> = self.before(&course, "metrics.jsonl")?;
+        let mut history: Vec<StepMetrics> = self.lines_before(&course, "metrics.jsonl")?;
         history.extend(kept);
         // What the clock said is worth no run's end.
-        clock.splice(..0, self.before(&course, "throughput.jsonl").unwrap_or_default());
+        clock.splice(..0, self.lines_before(&course, "throughput.jsonl").unwrap_or_default());
         let mut events = match total {
             0 => None,
             _ => self.training_events(&course.folder, &history, &clock)?,
@@ -388,7 +388,7 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 
     /// The lines of the parts before a course.
-    fn before<T: DeserializeOwned>(&self, course: &Course, name: &str) -> Result<Vec<T>, RunError> {
+    fn lines_before<T: DeserializeOwned>(&self, course: &Course, name: &str) -> Result<Vec<T>, RunError> {
         let files = self.files_before(course, name).into_iter().map(|path| read_lines(&path));
         Ok(files.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }

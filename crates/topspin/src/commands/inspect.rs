@@ -6,9 +6,8 @@ use std::path::Path;
 use anyhow::bail;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use topspin_eval::Report;
 use topspin_game::config::{Config, ConfigError, Sources};
-use topspin_game::run::{Manifest, Row, State, Summary};
+use topspin_game::run::{Manifest, State, Summary};
 use topspin_model::adapter::AdapterFiles;
 
 use crate::{engine, output};
@@ -130,26 +129,15 @@ fn run_folder(dir: &Path) -> anyhow::Result<(Map<String, Value>, String)> {
     let manifest = Manifest::read(dir)?;
     let config_path = dir.join("config.toml");
     let config = Config::parse(&topspin_files::read_to_string(&config_path)?, &config_path, &[])?;
-    let mut rows = Vec::new();
-    for stage in manifest.stages.iter().filter(|stage| stage.state == State::Done) {
-        if let Some((folder, "eval")) = stage.name.split_once('/') {
-            let path = dir.join(folder).join("eval.json");
-            let text = topspin_files::read(&path)?;
-            match serde_json::from_slice::<Report>(&text) {
-                Ok(report) => rows.push(Row { folder: folder.into(), report }),
-                Err(e) => bail!("`{}` is damaged ({e}); the run's other files are not affected", path.display()),
-            }
-        }
-    }
-    let guards: Vec<_> = manifest.guards().map(|(stage, fired)| (stage.to_owned(), fired.clone())).collect();
-    let told = guards.iter().map(|(stage, fired)| {
+    let summary = Summary::read(dir)?;
+    let told = summary.guards.iter().map(|(stage, fired)| {
         let mut told = Map::from_iter([("stage".to_owned(), json!(stage))]);
         told.extend(fields(fired));
         told
     });
     let told: Vec<_> = told.collect();
-    let summary = Summary { dir: dir.into(), metric: config.eval.best, goal: config.eval.goal, rows, guards };
-    let next = manifest.stages.iter().find(|stage| stage.state != State::Done).map(|stage| &stage.name);
+    let left = manifest.stages.iter().find(|stage| stage.state != State::Done);
+    let next = left.filter(|_| !summary.is_out_of_patience()).map(|stage| &stage.name);
     let done = manifest.stages.iter().filter(|stage| stage.state == State::Done).count();
     let facts = json!({
         "path": dir,

@@ -88,7 +88,7 @@ const figureOf = (name) => (page, folder) => {
   return figure && [figure.value, figure.low, figure.high];
 };
 
-// Where no answer was cut there is no such figure, and the share is 0.
+// Runs of earlier versions have no such figure where no answer was cut.
 const cutOf = (kind) => (page, folder) =>
   figureOf(`${kind}.finish.length`)(page, folder) || (figureOf(`${kind}.finish.stop`)(page, folder) && [0]);
 
@@ -106,6 +106,9 @@ const STAGE_CHARTS = [
     lines: [["real, in training", sideOf("real", "cut")], ["the opponent's, in training", sideOf("generated", "cut")],
       ["greedy, in tests", cutOf("greedy")], ["sampled, in tests", cutOf("sampled")]],
     hint: "All other answers ended with the end-of-turn token." },
+  { title: "Told apart, held out", unit: "area under the ROC curve", range: [0, 1],
+    lines: [["by log-ratio", figureOf("discrimination.log_ratio.auc")], ["by length alone", figureOf("discrimination.length.auc")]],
+    hint: "Real answers of test prompts from those of the model before, by what training increases. 1/2 is chance." },
   { title: "Variety", unit: "distinct pairs of words", range: [0, 0],
     lines: [["greedy", figureOf("greedy.distinct_2")], ["sampled", figureOf("sampled.distinct_2")]],
     hint: "Different pairs of neighbouring words over all pairs, in all answers of a stage together." },

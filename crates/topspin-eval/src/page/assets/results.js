@@ -17,8 +17,7 @@ function columnsOf(results) {
 function wish(results, name) {
   const bare = (name) => name.replace(/^(greedy|sampled)\./, "");
   if (results.metric && bare(name) === bare(results.metric)) return results.highest ? 1 : -1;
-  if (name === "nll.probability" || bare(name) === "exact_match") return 1;
-  return name.startsWith("nll.") ? -1 : 0;
+  return { true: 1, false: -1 }[results.higher_is_better[name]] ?? 0;
 }
 
 function differenceCell(results, name, difference) {

@@ -23,6 +23,7 @@ use crate::tree::TokenTree;
 mod adapter;
 mod changes;
 mod data;
+mod evaluation;
 mod events;
 mod given;
 mod guards;
@@ -160,7 +161,7 @@ fn a_run_leaves_what_is_documented() {
     assert_eq!(folders, ["base", "iter-0", "control-1", "iter-1", "iter-2"]);
 
     let names: Vec<_> = reproducible(&fixture.path("out")).into_iter().map(|(name, _)| name).collect();
-    let evaluated = ["eval.json", "greedy.jsonl", "metrics.jsonl"];
+    let evaluated = ["eval.json", "eval.jsonl", "greedy.jsonl", "metrics.jsonl"];
     let model = ["config", "generation_config", "model.safetensors", "tokenizer", "tokenizer_config"];
     let mut expected: Vec<String> = [".lock", "best", "manifest.json"].map(String::from).into();
     for folder in ["control-1", "iter-0", "iter-1", "iter-2"] {
@@ -172,7 +173,7 @@ fn a_run_leaves_what_is_documented() {
             expected.extend(["pairs.jsonl", "real.jsonl", "rollouts.jsonl"].map(|name| format!("{folder}/{name}")));
         }
     }
-    expected.extend(["eval.json", "greedy.jsonl", "sampled.jsonl"].map(|name| format!("base/{name}")));
+    expected.extend(["eval.json", "eval.jsonl", "greedy.jsonl", "sampled.jsonl"].map(|name| format!("base/{name}")));
     expected.sort();
     assert_eq!(names, expected);
     let best = fs::read_link(fixture.path("out/best")).unwrap();

@@ -130,23 +130,33 @@ fn a_scorer_adds_figures_and_its_faults_are_named() {
         fs::write(fixture.path(name), text).unwrap();
         format!("eval.scorer=['sh', '{}']", fixture.path(name))
     };
-    let base = ["game.iterations=0", "sft.controls=[]"];
-    let play = |scorer: &str| fixture.play("out", &[base[0], base[1], scorer]);
+    let base = ["game.iterations=0", "sft.controls=[]", "eval.timeout=1"];
+    let play = |scorer: &str| fixture.play("out", &[base[0], base[1], base[2], scorer]);
     let error = |scorer: &str| play(scorer).unwrap_err().to_string();
+    let each = |answer: &str| format!("while read line; do echo '{answer}'; done");
 
     assert!(error(&script("a.sh", "exit 3")).contains("failed (exit status: 3); try it by hand on `"));
-    assert!(error(&script("b.sh", "echo '{\"a\": \"x\"}'")).contains("neither a number nor a JSON object of numbers"));
-    assert!(error(&script("c.sh", "true")).contains("printed nothing"));
+    let garbage = error(&script("b.sh", &each("{\"a\": \"x\"}")));
+    assert!(garbage.contains("for line 1, which is neither a number nor an object of numbers; it must"), "{garbage}");
+    assert!(error(&script("c.sh", "cat > /dev/null")).contains("printed 0 lines for the 6 that it reads; it must"));
+    assert!(error(&script("d.sh", "yes 1")).contains("printed more than 6 lines, though it reads no more"));
+    assert!(error(&script("e.sh", "sleep 30")).contains("was silent for 1 s, and was ended"));
+    let kinds = error(&script("f.sh", "echo '{\"a\": 1}'; echo '{\"a\": true}'; cat > /dev/null"));
+    assert!(kinds.contains("says of `a` in line 2 something of another kind than before"), "{kinds}");
+    let names = error(&script("g.sh", "echo '{\"a\": 1}'; echo '{\"b\": 1}'; cat > /dev/null"));
+    assert!(names.contains("says `b` in line 2, and `a` in the lines before"), "{names}");
     assert!(error("eval.scorer=['/nonexistent/x']").contains("cannot be started"));
     let misspelt = [base[0], base[1], "eval.best=greedy.slots"];
     let error_of = fixture.play("out", &misspelt).unwrap_err().to_string();
     assert!(error_of.starts_with("`eval.best` is `greedy.slots`, but the evaluation has no such metric"), "{error_of}");
     assert!(error_of.contains("`nll.per_token`"), "{error_of}");
     // A scorer that was mended does not cost the generations.
-    let good = script("d.sh", "echo some words\necho '{\"lines\": '$(wc -l < \"$1\")', \"rate\": 0.25}'");
+    let good = script("h.sh", &each("{\"hits\": true, \"rate\": [1, 4], \"worth\": 0.5}"));
     let summary = play(&good).unwrap();
-    let report = &summary.rows[0].report.figures;
-    assert_eq!((report["greedy.lines"].value, report["sampled.rate"].value), (6.0, 0.25));
+    let figures = &summary.rows[0].report.figures;
+    let of = |name: &str| figures[name].value;
+    assert_eq!([of("greedy.hits"), of("sampled.rate"), of("sampled.worth")], [1.0, 0.25, 0.5]);
+    assert_eq!(figures["sampled.rate"].low, Some(0.25));
     // But figures of two scorers do not stand in one table.
-    assert!(error(&script("e.sh", "echo 1")).contains("`eval.scorer`"));
+    assert!(error(&script("i.sh", &each("1"))).contains("`eval.scorer`"));
 }

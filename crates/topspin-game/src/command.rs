@@ -1,14 +1,14 @@
 //! Commands of the user's: started, watched, read line by line, and ended where they fall silent.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::RunError;
+use topspin_files::FileError;
 
 /// Longest line that is read, in bytes: no number and no object of figures is longer.
 const LONGEST: usize = 1 << 20;
@@ -17,44 +17,56 @@ const WAITING: usize = 1024;
 /// Time between two looks at whether it is to end.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// How a command gets its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Given {
-    /// As its last argument.
-    AsArgument,
-    /// As its input.
-    AsInput,
+/// What a command did wrong, or why it was ended.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It failed, fell silent, or printed what it should not.
+    #[error("the command `{command}` (`{setting}`) {problem}; try it by hand on `{}`", file.display())]
+    Fault {
+        /// The setting that names it.
+        setting: String,
+        /// The command.
+        command: String,
+        /// What it did.
+        problem: String,
+        /// The file that it was to read.
+        file: PathBuf,
+    },
+    /// It was ended because its work is to end early.
+    #[error("`{work}` was stopped")]
+    Stopped {
+        /// What it worked for.
+        work: String,
+    },
+    /// Its file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
-/// A command and the file that it is about.
+/// A command and the file that is its input.
 pub struct Call<'a> {
     /// The setting that names it.
-    pub setting: &'static str,
+    pub setting: &'a str,
     /// The program with its arguments, one word at least.
     pub command: &'a [String],
-    /// The file.
+    /// Its input.
     pub file: &'a Path,
-    /// How it gets that.
-    pub given: Given,
-    /// Longest silence, if there is a limit.
-    pub patience: Option<Duration>,
-    /// The stage that it works for.
-    pub stage: &'a str,
+    /// Longest silence.
+    pub patience: Duration,
+    /// What it works for: a stage of a run, or a task.
+    pub work: &'a str,
     /// Set when it is to end early.
     pub stop: &'a AtomicBool,
 }
 
 impl Call<'_> {
     /// Runs the command to its end and hands over what it prints, line by line, without the line's end. An error ends it.
-    pub fn run(&self, mut take: impl FnMut(&str) -> Result<(), RunError>) -> Result<(), RunError> {
+    pub fn run<E: From<CommandError>>(&self, mut take: impl FnMut(&str) -> Result<(), E>) -> Result<(), E> {
         let (program, arguments) = self.command.split_first().expect("a command that is run has a name");
         let mut command = Command::new(program);
         // What it has to say beside its figures goes where this program's own messages go.
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        match self.given {
-            Given::AsArgument => command.arg(self.file).stdin(Stdio::null()),
-            Given::AsInput => command.stdin(topspin_files::open(self.file)?.into_inner()),
-        };
+        command.stdin(topspin_files::open(self.file).map_err(CommandError::from)?.into_inner());
         let child = command.spawn().map_err(|e| self.fault(&format!("cannot be started ({e})")))?;
         let mut running = Running(child);
         let lines = read(running.0.stdout.take().expect("its output is piped"));
@@ -79,26 +91,24 @@ impl Call<'_> {
         };
         // A signal from the terminal ends the command too: that is no fault of its own.
         self.check(Instant::now())?;
-        if status.success() { Ok(()) } else { Err(self.fault(&format!("failed ({status})"))) }
+        if status.success() { Ok(()) } else { Err(self.fault(&format!("failed ({status})")).into()) }
     }
 
     /// What the command did wrong.
-    pub fn fault(&self, problem: &str) -> RunError {
-        let (setting, command) = (self.setting, self.command.join(" "));
-        RunError::Command { setting, command, problem: problem.into(), file: self.file.into() }
+    pub fn fault(&self, problem: &str) -> CommandError {
+        let (setting, command) = (self.setting.into(), self.command.join(" "));
+        CommandError::Fault { setting, command, problem: problem.into(), file: self.file.into() }
     }
 
     /// Whether it may go on, having been heard of at `heard`.
-    fn check(&self, heard: Instant) -> Result<(), RunError> {
+    fn check(&self, heard: Instant) -> Result<(), CommandError> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(RunError::Stopped { stage: self.stage.into() });
+            return Err(CommandError::Stopped { work: self.work.into() });
         }
-        match self.patience {
-            Some(patience) if heard.elapsed() > patience => {
-                Err(self.fault(&format!("was silent for {} s, and was ended", patience.as_secs())))
-            }
-            _ => Ok(()),
+        if heard.elapsed() > self.patience {
+            return Err(self.fault(&format!("was silent for {} s, and was ended", self.patience.as_secs())));
         }
+        Ok(())
     }
 }
 
