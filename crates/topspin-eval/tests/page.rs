@@ -259,12 +259,89 @@ fn a_page_holds_what_the_files_say() {
     );
     assert_eq!(prompt["rounds"][0]["generated"], json!([[1, 2], [2, 1]]));
     assert_eq!(prompt["rounds"][1]["generated"], json!([[1, 1]]));
-    assert_eq!(prompt["answers"][0]["scores"][1], json!({"round": 1, "logprobs": [-50, -225, -50]}));
+    assert_eq!(prompt["answers"][0]["scores"][1], json!({"by": 1, "logprobs": [-50, -225, -50], "sum": -3.25}));
     // -3.25 against -3.5; from -3.5 to -3.25; and the generated one from -1.25 to -3.5.
     assert_eq!((&prompt["gap"], &prompt["change"], &prompt["margin"]), (&json!(0.25), &json!(0.25), &json!(2.5)));
     // -1.5 against -1.75; nobody else scored it.
     let other = &training["prompts"][1];
     assert_eq!((&other["gap"], &other["change"], &other["margin"]), (&json!(0.25), &json!(null), &json!(null)));
+}
+
+/// Base, supervised model and an iteration, each of which has scored the real answer, its own sample and that of the model before.
+fn scored() -> Run {
+    let run = Run::new(&["base/eval", "iter-0/eval", "control-1/eval", "iter-1/eval"].map(done));
+    let sample = |folder: &str| match folder {
+        "base" => vec![3, 3, 0],
+        "iter-0" => vec![1, 0],
+        _ => vec![2, 0],
+    };
+    for (folder, before, real, own, other) in [
+        ("base", None, [-1.0, -2.0, -3.0], [-0.5, -0.25].to_vec(), None),
+        ("iter-0", Some("base"), [-0.5, -1.25, -0.125], vec![-1.0, -0.0625], Some(vec![-2.0, -1.5, -4.0])),
+        ("control-1", Some("iter-0"), [-0.5, -1.0, -0.125], vec![-1.0, -0.5], Some(vec![-1.0, -0.0625])),
+        ("iter-1", Some("iter-0"), [-0.75, -1.25, -0.125], vec![-3.0, -0.5], Some(vec![-1.5, -0.125])),
+    ] {
+        let mut report: Value = serde_json::from_str(&report(2.0)).unwrap();
+        report["before"] = json!(before);
+        run.write(&format!("{folder}/eval.json"), &report.to_string());
+        // Two records have one id; the second is like the first, but for its own sample.
+        let twice = [sample(folder), vec![4, 4, 4]].map(|tokens| generation("p", &tokens));
+        run.write_lines(&format!("{folder}/sampled.jsonl"), &twice);
+        run.write_lines(&format!("{folder}/greedy.jsonl"), &twice);
+        let mut responses = json!({"real": {"token_ids": [1, 2, 0], "logprobs": real}, "sampled": {"token_ids": sample(folder), "logprobs": own}});
+        if let (Some(before), Some(other)) = (before, other) {
+            responses["sampled_before"] = json!({"token_ids": sample(before), "logprobs": other});
+        }
+        let line = |line| json!({"line": line, "id": "p", "responses": responses, "units": {}});
+        run.write_lines(&format!("{folder}/eval.jsonl"), &[line(1), line(2)]);
+    }
+    run
+}
+
+#[test]
+fn test_prompts_have_what_the_next_stage_makes_of_them() {
+    let (_, game) = data(&text(&[scored().page(MOST).unwrap()]));
+    let tests = &game[0]["tests"];
+    let stage = |folder: &str, before: Option<usize>| json!({"folder": folder, "before": before});
+    let stages = [stage("base", None), stage("iter-0", Some(0)), stage("control-1", Some(1)), stage("iter-1", Some(1))];
+    assert_eq!(tests["stages"], json!(stages));
+    let prompt = &tests["prompts"][0];
+    assert_eq!(
+        prompt["real"]["scores"],
+        json!([
+            {"by": 0, "logprobs": [-100, -200, -300], "sum": -6.0},
+            {"by": 1, "logprobs": [-50, -125, -13], "sum": -1.875},
+            {"by": 2, "logprobs": [-50, -100, -13], "sum": -1.625},
+            {"by": 3, "logprobs": [-75, -125, -13], "sum": -2.125},
+        ])
+    );
+    assert_eq!(prompt["real"]["tokens"].as_array().unwrap().len(), 3);
+    let answers = prompt["answers"].as_array().unwrap();
+    let of = |folder: &str, kind: &str| answers.iter().find(|a| a["folder"] == folder && a["kind"] == kind).unwrap();
+    assert_eq!(of("iter-0", "greedy")["scores"], Value::Null);
+    assert_eq!(
+        of("iter-0", "sampled")["scores"],
+        json!([
+            {"by": 1, "logprobs": [-100, -6], "sum": -1.063},
+            {"by": 2, "logprobs": [-100, -6], "sum": -1.063},
+            {"by": 3, "logprobs": [-150, -13], "sum": -1.625},
+        ])
+    );
+    // What has a log-probability for some tokens only has none for any; the sum of those is what it is.
+    assert_eq!(of("base", "sampled")["scores"][0], json!({"by": 0, "sum": -0.75}));
+    // -1.875 + 6 - (-7.5 + 0.75); -1.625 + 1.875; -2.125 + 1.875 - (-1.625 + 1.0625).
+    assert_eq!(prompt["margins"], json!([[1, 10.875], [2, 0.25], [3, 0.313]]));
+    assert_eq!(tests["prompts"][1]["nth"], 1);
+    assert_eq!(tests["prompts"][1]["real"]["scores"], prompt["real"]["scores"]);
+
+    // Without a tokenizer the answers are texts, and the sums are known all the same.
+    let run = scored();
+    let page = RunPage::read(&Folder::open(run.0.path()).unwrap(), None, MOST).unwrap();
+    let (_, game) = data(&text(&[page]));
+    let prompt = &game[0]["tests"]["prompts"][0];
+    assert_eq!(prompt["real"]["scores"][1], json!({"by": 1, "sum": -1.875}));
+    assert_eq!(game[0]["pieces"]["texts"][prompt["real"]["tokens"][0].as_u64().unwrap() as usize], "ab");
+    assert_eq!(prompt["margins"][2], json!([3, 0.313]));
 }
 
 /// Two runs on the same test prompts are compared prompt by prompt.

@@ -14,11 +14,14 @@ use super::results::{Differences, Row};
 const TEMPLATE: &str = include_str!("assets/page.html");
 const STYLE: &str = include_str!("assets/page.css");
 /// The parts of the script, in order: each uses those before it.
-const SCRIPT: [&str; 6] = [
+const SCRIPT: [&str; 9] = [
     include_str!("assets/dom.js"),
     include_str!("assets/chart.js"),
     include_str!("assets/results.js"),
     include_str!("assets/curves.js"),
+    include_str!("assets/tokens.js"),
+    include_str!("assets/tests.js"),
+    include_str!("assets/training.js"),
     include_str!("assets/game.js"),
     include_str!("assets/main.js"),
 ];

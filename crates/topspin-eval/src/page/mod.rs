@@ -12,6 +12,7 @@ mod glance;
 mod html;
 mod pieces;
 mod results;
+mod scored;
 mod training;
 
 use std::collections::BTreeMap;
@@ -80,9 +81,9 @@ impl RunPage {
     /// If a file of a finished stage cannot be read or understood. What is not there yet is a sentence in the page.
     pub fn read(folder: &Folder, spell: Option<&Spell>, most: Most) -> Result<Self, PageError> {
         let mut pieces = pieces::Pieces::default();
-        let tests = answers::read(folder, spell, most.prompts, &mut pieces)?;
-        let training = training::read(folder, spell, most, &mut pieces)?;
         let results = results::read(folder)?;
+        let tests = answers::read(folder, &results, spell, most.prompts, &mut pieces)?;
+        let training = training::read(folder, spell, most, &mut pieces)?;
         let guards = guards(folder);
         let glance = glance::answers(folder, &results, &guards);
         let (curves, pairs) = (curves::read(folder)?, pairs(folder));
