@@ -344,6 +344,68 @@ fn test_prompts_have_what_the_next_stage_makes_of_them() {
     assert_eq!(prompt["margins"][2], json!([3, 0.313]));
 }
 
+fn glance(run: &Run, question: usize) -> (String, String, String) {
+    let answer = data(&text(&[run.page(MOST).unwrap()])).0["pages"][0]["glance"][question].clone();
+    (answer["short"].as_str().unwrap().into(), answer["tone"].as_str().unwrap().into(), answer["why"].to_string())
+}
+
+/// A policy step has no pairs: its samples' scores say whether it learns.
+#[test]
+fn a_policy_step_is_judged_by_its_scores() {
+    let stage = |name: &str, figures: Value| json!({"name": name, "state": "done", "figures": figures});
+    let scores = |samples: f64| json!({"responses": 8, "generated": samples, "weighted": samples + 0.125});
+    let train = || json!({"steps": 3, "loss": 1.5});
+    let mut stages = vec![stage("iter-1/scores", scores(0.25)), stage("iter-1/train", train())];
+    let (short, tone, _) = glance(&Run::new(&stages), 2);
+    assert_eq!((&*short, &*tone), ("The next samples will tell", "neutral"));
+    stages.push(stage("iter-2/scores", scores(0.5)));
+    let (short, tone, why) = glance(&Run::new(&stages), 2);
+    assert_eq!((&*short, &*tone), ("Yes: samples score 0.250, then 0.500", "good"));
+    assert!(
+        why.contains("iter-2: the samples score 0.500 on average; weighted, what training is after, 0.625."),
+        "{why}"
+    );
+    let (short, tone, _) = glance(&Run::new(&stages), 3);
+    assert_eq!((&*short, &*tone), ("No guard fired", "neutral"));
+    stages.push(stage("iter-3/scores", scores(0.125)));
+    assert_eq!(glance(&Run::new(&stages), 2).1, "bad");
+}
+
+/// An iteration in rounds is told of by round while it is at work, and then as one; where its last steps tell nothing of pairs, the
+/// held-out ones do.
+#[test]
+fn rounds_are_judged_together() {
+    let stage = |name: &str, figures: Value| json!({"name": name, "state": "done", "figures": figures});
+    let side = |tokens: f64| json!({"mean_tokens": tokens, "cut": 0.0});
+    let pairs = |tokens: f64| json!({"pairs": 4, "real": side(6.0), "generated": side(tokens)});
+    let train = |loss: f64, accuracy: f64, change: f64| json!({"first_loss": 0.75, "loss": loss, "accuracy": accuracy, "real_change": change, "generated_change": -1.0});
+    let mut stages = vec![
+        stage("iter-1/round-1/pairs", pairs(8.0)),
+        stage("iter-1/round-1/train", train(0.5, 0.9, -0.5)),
+        stage("iter-1/round-2/pairs", pairs(9.0)),
+    ];
+    let (short, _, why) = glance(&Run::new(&stages), 2);
+    assert_eq!(short, "Yes: tells 90% of pairs apart");
+    assert!(why.starts_with("[\"iter-1/round-1: 90%"), "{why}");
+    assert_eq!(glance(&Run::new(&stages), 3).0, "Real answers grew less likely in 1 of 1 iterations");
+
+    stages.extend([stage("iter-1/train", train(0.75, 0.0, 0.25)), done("iter-1/eval")]);
+    let run = Run::new(&stages);
+    assert_eq!(glance(&run, 2).0, "Not known yet");
+    let figure = |value: f64| json!({"value": value, "low": null, "high": null, "stderr": null, "n": 4});
+    let figures = json!({"discrimination.log_ratio.pairs": figure(0.75), "discrimination.log_ratio.auc": figure(0.8), "discrimination.length.auc": figure(0.5)});
+    run.write("iter-1/eval.json", &json!({"bootstrap": {"seed": 0, "replicates": 2}, "figures": figures}).to_string());
+    let (short, _, why) = glance(&run, 2);
+    assert_eq!(short, "Yes: tells 75% of pairs apart");
+    assert!(
+        why.contains("iter-1: its last steps were each the first against a new opponent") && !why.contains("round-1"),
+        "{why}"
+    );
+    let (short, _, why) = glance(&run, 3);
+    assert_eq!(short, "No sign of it");
+    assert!(why.contains("its opponent's answers have 9.0 tokens") && !why.contains("round-"), "{why}");
+}
+
 /// Two runs on the same test prompts are compared prompt by prompt.
 #[test]
 fn two_runs_are_laid_over_each_other() {

@@ -1,5 +1,7 @@
 // The answers one by one: searched, filtered, sorted, and gone through by page.
 
+const PAGE = 10;
+
 function browser(view, panel) {
   const options = {};
   for (const choice of view.choices) options[choice.key] = choice.check ? choice.on === true : choice.chosen ?? choice.values[0]?.[0];
@@ -16,7 +18,7 @@ function browser(view, panel) {
 
   function hayOf(item) {
     const at = place.get(item);
-    hay[at] ??= view.haystack(item).toLowerCase();
+    hay[at] ??= view.haystack(item, options).toLowerCase();
     return hay[at];
   }
 
@@ -73,7 +75,7 @@ function browser(view, panel) {
   });
   const choices = view.choices.filter((choice) => choice.check || choice.values.length > 1).map((choice) => choice.check
     ? h("label", { class: "check" }, h("input", { type: "checkbox", checked: options[choice.key], onchange: (event) => { options[choice.key] = event.target.checked; render(); } }), choice.label)
-    : select(choice.label, choice.values, options[choice.key], (value) => { options[choice.key] = value; choose(); }));
+    : select(choice.label, choice.values, options[choice.key], (value) => { options[choice.key] = value; hay.fill(null); choose(); }));
   panel.append(h("div", { class: "bar" }, h("label", {}, "Search", search),
     select("Sort by", view.sorts, sort, (value) => { sort = value; choose(); }),
     select("Show", view.filters, filter, (value) => { filter = value; choose(); }), choices), legend, ...(view.notes?.() ?? []),

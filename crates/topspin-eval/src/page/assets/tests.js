@@ -69,34 +69,37 @@ function testView(runs, games) {
   const marginOf = (item, folder) => item.margins.find((known) => known.folder === folder)?.margin ?? null;
 
   function marginsOf(item, folder) {
-    const told = ({ run, folder: of, margin }, at) => [at ? ", " : null, many ? letter(run) : null,
+    const told = ({ run, folder: of, margin }, at) => [at ? ", " : null, many && item.margins[at - 1]?.run !== run ? letter(run) : null,
       h(of === folder ? "strong" : "span", { class: margin < 0 ? "worse" : null }, `${of} ${signed(margin, 2)}`)].flat();
     return item.margins.length ? h("span", {}, "margin in nats: ", item.margins.flatMap(told)) : null;
   }
+
+  // Of the two answers whose log-ratios are the margin of the chosen stage.
+  const inMargin = (run, item, { stage }) => (item.margins.some((known) => known.run === run && known.folder === stage)
+    ? h("span", { class: "badge" }, `in ${stage}'s margin`) : null);
 
   function realSide(item, options) {
     const { references } = item.prompt;
     if (!references.length && !item.reals.length) return null;
     const scored = item.reals.map((real) => {
       const known = knownOfReal(games[real.run], real, options.stage, options.shade);
-      const facts = [many ? letter(real.run) : null, games[real.run].spelled ? h("span", { class: "badge" }, `${real.tokens.length} tokens`) : null];
-      return [h("p", { class: "facts-of" }, facts, totalOf(known)), textOf(games[real.run], real.tokens, { known, numbers: options.numbers })];
+      return [h("p", { class: "facts-of" }, many ? letter(real.run) : null, badges(real, games[real.run].spelled), inMargin(real.run, item, options), totalOf(known)), textOf(games[real.run], real.tokens, { known, numbers: options.numbers })];
     });
     const others = references.slice(item.reals.length ? 1 : 0).map((text) => h("p", { class: "text" }, text));
     return h("div", { class: "side real" }, h("h4", {}, references.length > 1 ? "Real answers" : "Real answer",
       item.reals.length && references.length > 1 ? h("small", {}, " only the first is scored") : null), scored.flat(), others);
   }
 
-  function answerSide(answer, before, options) {
+  function answerSide(item, answer, before, options) {
     const game = games[answer.run];
     const known = knownOfSample(game, answer, options.stage, options.shade);
     const texts = (tokens) => tokens.map((token) => game.pieces.texts[token]);
     const isNew = options.marks && before && game.spelled ? newTokens(texts(before.tokens), texts(answer.tokens)) : null;
     const { stages } = game.tests, chosen = stages.find((stage) => stage.folder === options.stage);
-    const isOpponent = answer.kind === "sampled" && chosen && stages[chosen.before]?.folder === answer.folder;
+    const isOpponent = answer.kind === "sampled" && stages[chosen?.before]?.folder === answer.folder;
     return h("div", { class: "side" },
       h("h4", {}, many ? letter(answer.run) : null, answer.folder, h("small", {}, ` ${told(answer.folder)}`)),
-      h("p", { class: "facts-of" }, badges(answer, game.spelled), isOpponent ? h("span", { class: "badge" }, `before ${options.stage}`) : null, totalOf(known)),
+      h("p", { class: "facts-of" }, badges(answer, game.spelled), isOpponent ? inMargin(answer.run, item, options) : null, totalOf(known)),
       textOf(game, answer.tokens, { known, isNew, numbers: options.numbers }));
   }
 
@@ -104,10 +107,10 @@ function testView(runs, games) {
     const parts = isScored ? shadeLegend(options.shade, "from one stage's model to the next one's", {
       where: "under its own stage's model, where no later stage has scored the answer", always: "of a token under its own stage's model" }) : [];
     if (options.marks) {
-      parts.push(h("span", {}, markedSwatch(), " tokens are not in the answer of the stage before (by their longest common subsequence)."));
+      parts.push(h("span", {}, newSwatch(), " tokens are not in the answer of the stage before (by their longest common subsequence)."));
     }
     if (hasMargins) {
-      parts.push(h("span", {}, "A stage's sample is shaded by what the next stage made of it, the real answer by what the stage chosen as “Iteration” did. ",
+      parts.push(h("span", {}, "A stage's sample is shaded by what the next stage made of it, the real answer by what the chosen stage did. ",
         "The margin of a stage (without beta) is the log-ratio of the real answer less that of the sample of the stage before: the score that self-play trains, ",
         "here on prompts that it is not trained on. Below 0 the two are told apart wrongly."));
     }
@@ -138,18 +141,18 @@ function testView(runs, games) {
       cut: item.answers.some((answer) => answer.kind === options.kind && answer.finish === "length"),
     })[filter],
     choices: [{ key: "kind", label: "Answers", values: kinds.map((kind) => [kind, KINDS[kind]]) },
-      ...(isScored ? [{ key: "stage", label: "Iteration", values: stages, chosen: [...stages].reverse().find(([folder]) => isIteration(folder))?.[0] },
+      ...(isScored ? [{ key: "stage", label: "Stage", values: stages, chosen: [...stages].reverse().find(([folder]) => isIteration(folder))?.[0] },
         { key: "shade", label: "Shade", values: SHADES }, NUMBERS] : []),
       { key: "marks", label: "mark new tokens", check: true, on: !isScored }],
-    haystack: (item) => [item.prompt.id, item.prompt.prompt, ...item.prompt.references,
-      ...item.answers.map((answer) => plainText(games[answer.run], answer.tokens))].join("\n"),
+    haystack: (item, options) => [item.prompt.id, item.prompt.prompt, ...item.prompt.references,
+      ...item.answers.filter((answer) => answer.kind === options.kind).map((answer) => plainText(games[answer.run], answer.tokens))].join("\n"),
     legend: explained,
     head: (item, options) => [h("p", { class: "prompt" }, item.prompt.prompt),
       [item.prompt.id, item.change === null ? null : `change ${number(item.change, 2)}`, marginsOf(item, options.stage)]],
     sides: (item, options) => {
       const answers = item.answers.filter((answer) => answer.kind === options.kind);
       const before = (at) => (at > 0 && answers[at - 1].run === answers[at].run ? answers[at - 1] : null);
-      return [realSide(item, options), ...answers.map((answer, at) => answerSide(answer, before(at), options))];
+      return [realSide(item, options), ...answers.map((answer, at) => answerSide(item, answer, before(at), options))];
     },
   };
 }

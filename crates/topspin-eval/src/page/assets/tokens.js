@@ -1,11 +1,11 @@
 // Tokens of answers, shaded by what models gave to them.
 
-// Shades: an opacity that grows with the size of a number.
+// Shades: an opacity that grows with the size of a number; of log-ratios with its root, for many small ones make a sum.
 const shade = (colour, share) => `rgb(var(--${colour}) / ${(Math.min(1, share) * 0.62).toFixed(3)})`;
 const RATIO_FULL = 300, RARE_FULL = 700, NEW = 0.4;
 
 function tokenShade(kind, value) {
-  if (kind === "ratio") return shade(value > 0 ? "up" : "down", Math.abs(value) / RATIO_FULL);
+  if (kind === "ratio") return shade(value > 0 ? "up" : "down", Math.sqrt(Math.abs(value) / RATIO_FULL));
   return shade("rare", -value / RARE_FULL);
 }
 
@@ -73,14 +73,14 @@ function badges(answer, spelled) {
     answer.exact ? h("span", { class: "badge good" }, "a reference") : null];
 }
 
-function swatch(colour, share, text) {
+function swatch(text, colour) {
   const element = h("span", { class: "swatch" }, text);
-  element.style.backgroundColor = shade(colour, share);
+  element.style.backgroundColor = colour;
   return element;
 }
 
-function markedSwatch() {
-  const element = swatch("new", NEW, "Marked");
+function newSwatch() {
+  const element = swatch("Marked", shade("new", NEW));
   element.classList.add("new");
   return element;
 }
@@ -90,11 +90,12 @@ const SHADES = [["ratio", "log-ratio, where it is known"], ["rare", "log-probabi
 const NUMBERS = { key: "numbers", label: "numbers over tokens", check: true };
 
 function shadeLegend(wanted, ratios, rest) {
+  const scale = (kind, values, text) => values.map((value) => swatch(text(value / 100), tokenShade(kind, value)));
   return [
-    wanted === "ratio" ? h("span", {}, swatch("up", 1, "+3 nats"), swatch("up", 0.33, "+1"), swatch("down", 0.33, "−1"), swatch("down", 1, "−3"),
-      ` log-ratio: how much likelier or less likely a token became ${ratios}. Each answer says which.`) : null,
-    wanted !== "none" ? h("span", {}, swatch("rare", 1, "−7 nats or less"), swatch("rare", 0.33, "−2.3"), swatch("rare", 0, "0"),
-      ` log-probability ${wanted === "ratio" ? rest.where : rest.always}: the darker, the less expected.`) : null];
+    wanted === "ratio" ? h("span", {}, scale("ratio", [300, 100, 30, 10, -10, -30, -100, -300], (value) => signed(value, Math.abs(value) < 1 ? 1 : 0)),
+      ` log-ratio in nats: how much likelier or less likely a token became ${ratios}. Each answer says which.`) : null,
+    wanted !== "none" ? h("span", {}, scale("rare", [-700, -300, -100, 0], (value) => number(value, 0)),
+      ` log-probability in nats ${wanted === "ratio" ? rest.where : rest.always}: the darker, the less expected.`) : null];
 }
 
 // By a number of theirs, those without one last.
