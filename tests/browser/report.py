@@ -186,7 +186,7 @@ def shades_what_the_next_stage_made(browser, run):
             assert near([minus(re.search(r"log-ratio (\S+)$", token)[1]) for token in tokens], expected), (stage, kind, tokens, expected)
             total = browser.js(f"return {side}.querySelector('.facts-of').innerText")
             assert f"log-ratio of {stage} to {other}" in total and f"in {stage}'s margin" in total, total
-            assert near([minus(re.search(r"Δ (\S+) nats", total)[1])], [sum(expected)]), (total, sum(expected))
+            assert near([minus(re.search(r"Δ\s(\S+)\snats", total)[1])], [sum(expected)]), (total, sum(expected))
     browser.choose("Stage", latest)
 
     shades = "return [...document.querySelectorAll('.card .tok')].map((token) => token.style.backgroundColor).join()"

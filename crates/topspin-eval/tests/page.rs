@@ -473,6 +473,30 @@ fn long_curves_are_means_of_steps() {
     assert!(runs["pages"][0]["notes"].to_string().contains("3 in iter-0"));
 }
 
+/// A run that is out of patience has ended, though stages are left.
+#[test]
+fn an_early_end_is_told() {
+    let mut stages = ["iter-0/eval", "iter-1/eval", "iter-2/eval"].map(done).to_vec();
+    stages.push(pending("iter-3/rollouts"));
+    let notes = |patience: usize, stages: &[Value]| {
+        let run = Run::new(stages);
+        run.write(
+            "config.toml",
+            &format!("[eval]\nbest = 'greedy.tokens.mean'\ngoal = 'lowest'\npatience = {patience}\n"),
+        );
+        for (folder, mean) in [("iter-0", 3.0), ("iter-1", 2.0), ("iter-2", 2.5)] {
+            run.write(&format!("{folder}/eval.json"), &report(mean));
+        }
+        data(&text(&[run.page(MOST).unwrap()])).0["pages"][0]["notes"].clone()
+    };
+    assert_eq!(notes(1, &stages), json!(["The run ended after 1 iteration without a better one (eval.patience)."]));
+    for patience in [0, 2] {
+        let notes = notes(patience, &stages).to_string();
+        assert!(notes.contains("3 of 4 stages are done, and iter-3/rollouts is next"), "{notes}");
+    }
+    assert_eq!(notes(1, &stages[..3]), json!([]));
+}
+
 #[test]
 fn an_empty_run_is_a_page() {
     let run = Run::new(&[pending("base/greedy")]);

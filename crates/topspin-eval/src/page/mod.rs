@@ -114,15 +114,19 @@ impl RunPage {
         let mut notes = Vec::new();
         let stages = &folder.manifest().stages;
         let done = stages.iter().filter(|stage| stage.is_done()).count();
-        if let Some(patience) = self.results.out_of_patience {
-            let s = if patience == 1 { "" } else { "s" };
-            notes.push(format!("The run ended after {patience} iteration{s} without a better one (eval.patience)."));
-        } else if let Some(next) = stages.iter().find(|stage| !stage.is_done()) {
-            notes.push(format!(
+        let next = stages.iter().find(|stage| !stage.is_done());
+        match (next, self.results.out_of_patience) {
+            (None, _) => {}
+            (Some(_), Some(patience)) => {
+                let s = if patience == 1 { "" } else { "s" };
+                notes
+                    .push(format!("The run ended after {patience} iteration{s} without a better one (eval.patience)."));
+            }
+            (Some(next), None) => notes.push(format!(
                 "The run is not finished: {done} of {} stages are done, and {} is next. This is what is there so far.",
                 stages.len(),
                 next.name
-            ));
+            )),
         }
         if self.results.metric.is_none() {
             notes.push(

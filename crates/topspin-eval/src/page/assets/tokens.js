@@ -16,7 +16,7 @@ function logRatio(before, now, whose) {
   const [from, to] = [before.logprobs || [], now.logprobs || []];
   return {
     kind: "ratio", values: from.length === to.length ? to.map((value, at) => value - from[at]) : [],
-    total: `Δ ${signed(now.sum - before.sum, 2)} nats: log-ratio of ${whose}`,
+    total: `Δ\u00a0${signed(now.sum - before.sum, 2)}\u00a0nats: log-ratio of ${whose}`,
     tell: (at) => `${nats(from[at])} to ${nats(to[at])} nats: log-ratio ${nats(to[at] - from[at])}`,
   };
 }
@@ -25,7 +25,7 @@ function logRatio(before, now, whose) {
 function logProbability(scored) {
   const values = scored.logprobs || [];
   return {
-    kind: "rare", values, total: `log p ${number(scored.sum, 2)} nats`, tell: (at) => `log-probability ${nats(values[at])} nats`,
+    kind: "rare", values, total: `log\u00a0p\u00a0${number(scored.sum, 2)}\u00a0nats`, tell: (at) => `log-probability ${nats(values[at])} nats`,
   };
 }
 
