@@ -1,5 +1,6 @@
 //! `topspin report`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Write, stderr};
 use std::process::Command;
@@ -51,13 +52,24 @@ fn a_page_of_a_run() {
     let said = sandbox.run("report out other");
     assert!(said.starts_with("exit code: 0\n--- stdout\n`report.html` (0."), "{said}");
 
+    look_at(&sandbox, ["out", "out/report.html", "report.html", "--text", NASTY].map(OsStr::new));
+}
+
+/// The run that `TOPSPIN_REPORT_RUN` names, if it names one: its page is looked at as that of the tiny run is.
+#[test]
+fn a_page_of_a_named_run() {
+    let Some(run) = std::env::var_os("TOPSPIN_REPORT_RUN") else { return };
+    let (sandbox, run) = (Sandbox::new(), root().join(run));
+    // Where the run's configuration says a path of its model, it is likely from there.
+    let mut report = sandbox.topspin(&["report", "--output"]);
+    report.arg(sandbox.path("page.html")).arg(&run).current_dir(root()).assert().success();
+    look_at(&sandbox, [run.as_os_str(), OsStr::new("page.html")]);
+}
+
+/// Looks at pages in a browser, where there is one.
+fn look_at<const N: usize>(sandbox: &Sandbox, args: [&OsStr; N]) {
     let mut look = Command::new("python3");
-    look.arg(root().join("tests/browser/report.py")).current_dir(sandbox.path("")).args([
-        "out",
-        "out/report.html",
-        "report.html",
-    ]);
-    look.args(["--text", NASTY]);
+    look.arg(root().join("tests/browser/report.py")).current_dir(sandbox.path("")).args(args);
     let Ok(looked) = look.output() else { return skip("there is no `python3`") };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     match looked.status.code() {
@@ -69,7 +81,7 @@ fn a_page_of_a_run() {
 
 /// Says on stderr itself, since a test's own output is shown only when it fails.
 fn skip(why: &str) {
-    let _ = writeln!(stderr(), "\nreport::a_page_of_a_run: the page was NOT looked at in a browser: {why}\n");
+    let _ = writeln!(stderr(), "\nreport: the page was NOT looked at in a browser: {why}\n");
 }
 
 /// A run at its beginning, without its model, or with a file damaged.

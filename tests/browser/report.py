@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Looks at pages of `topspin report` in headless Chromium as a reader would: pointer, keys, both colour schemes, a phone.
 
-    tests/browser/report.py RUN PAGE PAGE_OF_TWO [--text TEXT] [--screenshots DIR]
+    tests/browser/report.py RUN PAGE [PAGE_OF_TWO] [--text TEXT] [--screenshots DIR]
 
-RUN is the run's folder, with whose files the page is compared. Needs Debian's packages `chromium` and `chromium-driver`, and
+RUN is the run's folder, with whose files the page is compared; PAGE_OF_TWO lays another one over it. Needs Debian's packages `chromium` and `chromium-driver`, and
 nothing else; ends with 77 where they are missing.
 """
 
@@ -16,6 +16,8 @@ import sys
 import webdriver
 
 MISSING = 77
+# As many of each kind as a page has unless it is asked for others.
+PROMPTS = 2000
 READY = "return document.documentElement.dataset.ready"
 CARDS = "return [...document.querySelectorAll('[role=tabpanel]:not([hidden]) .card')].map((card) => card.innerText)"
 COUNT = "return document.querySelector('[role=tabpanel]:not([hidden]) .pager [role=status]').textContent"
@@ -25,7 +27,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("page", type=pathlib.Path)
-    parser.add_argument("page_of_two", type=pathlib.Path)
+    parser.add_argument("page_of_two", type=pathlib.Path, nargs="?")
     parser.add_argument("--text", help="what a test prompt has, and must stay text", default="")
     parser.add_argument("--screenshots", type=pathlib.Path)
     args = parser.parse_args()
@@ -40,6 +42,7 @@ def main():
         draws_what_the_files_hold(browser, args.run)
         compares_rows(browser)
         searches_sorts_and_pages(browser)
+        shades_what_the_next_stage_made(browser, args.run)
         goes_by_keys(browser)
         explains_shades(browser)
         keeps_text_text(browser, args.text)
@@ -48,10 +51,11 @@ def main():
         fits_a_phone(browser, args.screenshots)
         prints(browser)
         is_quiet(browser, args.page)
-        browser.size(1280, 900)
-        visit(browser, args.page_of_two.resolve())
-        lays_two_runs_over_each_other(browser)
-        is_quiet(browser, args.page_of_two)
+        if args.page_of_two:
+            browser.size(1280, 900)
+            visit(browser, args.page_of_two.resolve())
+            lays_two_runs_over_each_other(browser)
+            is_quiet(browser, args.page_of_two)
     print("the page is well")
     return 0
 
@@ -116,7 +120,7 @@ def searches_sorts_and_pages(browser):
     first = cards()
     word = max(re.findall(r"[a-z]{2,}", browser.js("return document.querySelector('.card .prompt').textContent")), key=len)
     search(word)
-    assert cards() and all(word in card for card in cards()), word
+    assert cards() and all(word in card.lower() for card in cards()), word
     search("there is no such word")
     assert cards() == [] and "No prompt fits" in browser.js("return document.querySelector('.cards').innerText")
     search("")
@@ -132,6 +136,72 @@ def searches_sorts_and_pages(browser):
     browser.js("[...document.querySelectorAll('.pager button')].find((button) => button.textContent === 'Next').click()")
     assert browser.js(COUNT).startswith("11–"), browser.js(COUNT)
     assert len(cards()) == min(10, total - 10) and cards() != first
+
+
+def shades_what_the_next_stage_made(browser, run):
+    """In the test prompts: margins, sums and tokens' log-ratios are those of the files, for each stage with one before it."""
+    records = {path.parent.name: lines(path)[:PROMPTS] for path in run.glob("*/eval.jsonl") if not path.parent.is_symlink()}
+    before = {stage: json.loads((run / stage / "eval.json").read_text()).get("before") for stage in records}
+    before = {stage: other for stage, other in before.items() if other in records}
+    assert before, "no stage is set against one before it"
+
+    def log_ratios(stage, kind, at):
+        now, then = records[stage][at]["responses"], records[before[stage]][at]["responses"]
+        then = then["real" if kind == "real" else "sampled"]
+        now = now["real" if kind == "real" else "sampled_before"]
+        assert now["token_ids"] == then["token_ids"]
+        return [b - a for a, b in zip(then["logprobs"], now["logprobs"])]
+
+    def minus(text):
+        return float(text.replace("−", "-"))
+
+    def near(found, expected):
+        # Rounded twice, to hundredths each time.
+        return len(found) == len(expected) and all(abs(a - b) < 0.0151 for a, b in zip(found, expected))
+
+    opened = browser.js("return document.querySelector('[role=tabpanel]:not([hidden]) .bar').innerText")
+    assert "sampled at temperature 1" in opened, opened
+    shown = "[...document.querySelectorAll('.card > small')].map((facts) => facts.querySelector('strong').textContent)"
+    latest = browser.js(f"return {shown}")[0].split(" ")[0]
+    assert latest == max((stage for stage in before if stage.startswith("iter-")), key=lambda stage: int(stage[5:])), latest
+    for stage, other in before.items():
+        browser.choose("Stage", stage)
+        margins = [sum(log_ratios(stage, "real", at)) - sum(log_ratios(stage, "sampled", at)) for at in range(len(records[stage]))]
+        for sort, ordered in [("margin", sorted(margins)), ("margin-down", sorted(margins, reverse=True)), ("run", margins)]:
+            browser.choose("Sort by", sort)
+            facts = [text.split(" ") for text in browser.js(f"return {shown}")]
+            assert {name for name, _ in facts} == {stage}
+            assert near([minus(margin) for _, margin in facts], ordered[: len(facts)]), (stage, sort, facts, ordered[:10])
+        browser.choose("Show", "confused")
+        count = browser.js(COUNT).split(" of ")[-1]
+        assert abs(int(count) - sum(margin < 0 for margin in margins)) <= sum(abs(margin) < 5e-4 for margin in margins), count
+        browser.choose("Show", "all")
+        # The first prompt's real answer, and what the stage before answered to it.
+        sides = [("real", "Real answer"), ("sampled", other)]
+        for kind, title in sides:
+            side = f"""[...document.querySelector('.card').querySelectorAll('.side')].find((side) =>
+                side.querySelector('h4').textContent.startsWith({json.dumps(title)}))"""
+            tokens = browser.js(f"return [...{side}.querySelector('.text').querySelectorAll('.tok')].map((token) => token.title)")
+            expected = log_ratios(stage, kind, 0)
+            assert near([minus(re.search(r"log-ratio (\S+)$", token)[1]) for token in tokens], expected), (stage, kind, tokens, expected)
+            total = browser.js(f"return {side}.querySelector('.facts-of').innerText")
+            assert f"log-ratio of {stage} to {other}" in total and f"in {stage}'s margin" in total, total
+            assert near([minus(re.search(r"Δ\s(\S+)\snats", total)[1])], [sum(expected)]), (total, sum(expected))
+    browser.choose("Stage", latest)
+
+    shades = "return [...document.querySelectorAll('.card .tok')].map((token) => token.style.backgroundColor).join()"
+    plain = browser.js(shades)
+    box = "[...document.querySelectorAll('[role=tabpanel]:not([hidden]) label.check')].find((label) => label.innerText === 'mark new tokens').firstChild"
+    marks = "return document.querySelectorAll('.card .tok.new').length"
+    assert browser.js(marks) == 0
+    browser.js(f"{box}.click()")
+    assert browser.js(marks) > 0 and browser.js(shades) == plain, "marks go with shades"
+    browser.choose("Answers", "greedy")
+    assert browser.js("return document.querySelectorAll('.card .side:not(.real) .tok[title]').length") == 0
+    assert "Greedy answers are not scored" in browser.js("return document.querySelector('.legend').innerText")
+    browser.js(f"{box}.click()")
+    assert browser.js(marks) == 0
+    browser.choose("Answers", "sampled")
 
 
 def goes_by_keys(browser):

@@ -262,12 +262,151 @@ fn a_page_holds_what_the_files_say() {
     );
     assert_eq!(prompt["rounds"][0]["generated"], json!([[1, 2], [2, 1]]));
     assert_eq!(prompt["rounds"][1]["generated"], json!([[1, 1]]));
-    assert_eq!(prompt["answers"][0]["scores"][1], json!({"round": 1, "logprobs": [-50, -225, -50]}));
+    assert_eq!(prompt["answers"][0]["scores"][1], json!({"by": 1, "logprobs": [-50, -225, -50], "sum": -3.25}));
     // -3.25 against -3.5; from -3.5 to -3.25; and the generated one from -1.25 to -3.5.
     assert_eq!((&prompt["gap"], &prompt["change"], &prompt["margin"]), (&json!(0.25), &json!(0.25), &json!(2.5)));
     // -1.5 against -1.75; nobody else scored it.
     let other = &training["prompts"][1];
     assert_eq!((&other["gap"], &other["change"], &other["margin"]), (&json!(0.25), &json!(null), &json!(null)));
+}
+
+/// Base, supervised model and an iteration, each of which has scored the real answer, its own sample and that of the model before.
+fn scored() -> Run {
+    let run = Run::new(&["base/eval", "iter-0/eval", "control-1/eval", "iter-1/eval"].map(done));
+    let sample = |folder: &str| match folder {
+        "base" => vec![3, 3, 0],
+        "iter-0" => vec![1, 0],
+        _ => vec![2, 0],
+    };
+    for (folder, before, real, own, other) in [
+        ("base", None, [-1.0, -2.0, -3.0], [-0.5, -0.25].to_vec(), None),
+        ("iter-0", Some("base"), [-0.5, -1.25, -0.125], vec![-1.0, -0.0625], Some(vec![-2.0, -1.5, -4.0])),
+        ("control-1", Some("iter-0"), [-0.5, -1.0, -0.125], vec![-1.0, -0.5], Some(vec![-1.0, -0.0625])),
+        ("iter-1", Some("iter-0"), [-0.75, -1.25, -0.125], vec![-3.0, -0.5], Some(vec![-1.5, -0.125])),
+    ] {
+        let mut report: Value = serde_json::from_str(&report(2.0)).unwrap();
+        report["before"] = json!(before);
+        run.write(&format!("{folder}/eval.json"), &report.to_string());
+        // Two records have one id; the second is like the first, but for its own sample.
+        let twice = [sample(folder), vec![4, 4, 4]].map(|tokens| generation("p", &tokens));
+        run.write_lines(&format!("{folder}/sampled.jsonl"), &twice);
+        run.write_lines(&format!("{folder}/greedy.jsonl"), &twice);
+        let mut responses = json!({"real": {"token_ids": [1, 2, 0], "logprobs": real}, "sampled": {"token_ids": sample(folder), "logprobs": own}});
+        if let (Some(before), Some(other)) = (before, other) {
+            responses["sampled_before"] = json!({"token_ids": sample(before), "logprobs": other});
+        }
+        let line = |line| json!({"line": line, "id": "p", "responses": responses, "units": {}});
+        run.write_lines(&format!("{folder}/eval.jsonl"), &[line(1), line(2)]);
+    }
+    run
+}
+
+#[test]
+fn test_prompts_have_what_the_next_stage_makes_of_them() {
+    let (_, game) = data(&text(&[scored().page(MOST).unwrap()]));
+    let tests = &game[0]["tests"];
+    let stage = |folder: &str, before: Option<usize>| json!({"folder": folder, "before": before});
+    let stages = [stage("base", None), stage("iter-0", Some(0)), stage("control-1", Some(1)), stage("iter-1", Some(1))];
+    assert_eq!(tests["stages"], json!(stages));
+    let prompt = &tests["prompts"][0];
+    assert_eq!(
+        prompt["real"]["scores"],
+        json!([
+            {"by": 0, "logprobs": [-100, -200, -300], "sum": -6.0},
+            {"by": 1, "logprobs": [-50, -125, -13], "sum": -1.875},
+            {"by": 2, "logprobs": [-50, -100, -13], "sum": -1.625},
+            {"by": 3, "logprobs": [-75, -125, -13], "sum": -2.125},
+        ])
+    );
+    assert_eq!(prompt["real"]["tokens"].as_array().unwrap().len(), 3);
+    let answers = prompt["answers"].as_array().unwrap();
+    let of = |folder: &str, kind: &str| answers.iter().find(|a| a["folder"] == folder && a["kind"] == kind).unwrap();
+    assert_eq!(of("iter-0", "greedy")["scores"], Value::Null);
+    assert_eq!(
+        of("iter-0", "sampled")["scores"],
+        json!([
+            {"by": 1, "logprobs": [-100, -6], "sum": -1.063},
+            {"by": 2, "logprobs": [-100, -6], "sum": -1.063},
+            {"by": 3, "logprobs": [-150, -13], "sum": -1.625},
+        ])
+    );
+    // What has a log-probability for some tokens only has none for any; the sum of those is what it is.
+    assert_eq!(of("base", "sampled")["scores"][0], json!({"by": 0, "sum": -0.75}));
+    // -1.875 + 6 - (-7.5 + 0.75); -1.625 + 1.875; -2.125 + 1.875 - (-1.625 + 1.0625).
+    assert_eq!(prompt["margins"], json!([[1, 10.875], [2, 0.25], [3, 0.313]]));
+    assert_eq!(tests["prompts"][1]["nth"], 1);
+    assert_eq!(tests["prompts"][1]["real"]["scores"], prompt["real"]["scores"]);
+
+    // Without a tokenizer the answers are texts, and the sums are known all the same.
+    let run = scored();
+    let page = RunPage::read(&Folder::open(run.0.path()).unwrap(), None, MOST).unwrap();
+    let (_, game) = data(&text(&[page]));
+    let prompt = &game[0]["tests"]["prompts"][0];
+    assert_eq!(prompt["real"]["scores"][1], json!({"by": 1, "sum": -1.875}));
+    assert_eq!(game[0]["pieces"]["texts"][prompt["real"]["tokens"][0].as_u64().unwrap() as usize], "ab");
+    assert_eq!(prompt["margins"][2], json!([3, 0.313]));
+}
+
+fn glance(run: &Run, question: usize) -> (String, String, String) {
+    let answer = data(&text(&[run.page(MOST).unwrap()])).0["pages"][0]["glance"][question].clone();
+    (answer["short"].as_str().unwrap().into(), answer["tone"].as_str().unwrap().into(), answer["why"].to_string())
+}
+
+/// A policy step has no pairs: its samples' scores say whether it learns.
+#[test]
+fn a_policy_step_is_judged_by_its_scores() {
+    let stage = |name: &str, figures: Value| json!({"name": name, "state": "done", "figures": figures});
+    let scores = |samples: f64| json!({"responses": 8, "generated": samples, "weighted": samples + 0.125});
+    let train = || json!({"steps": 3, "loss": 1.5});
+    let mut stages = vec![stage("iter-1/scores", scores(0.25)), stage("iter-1/train", train())];
+    let (short, tone, _) = glance(&Run::new(&stages), 2);
+    assert_eq!((&*short, &*tone), ("The next samples will tell", "neutral"));
+    stages.push(stage("iter-2/scores", scores(0.5)));
+    let (short, tone, why) = glance(&Run::new(&stages), 2);
+    assert_eq!((&*short, &*tone), ("Yes: samples score 0.250, then 0.500", "good"));
+    assert!(
+        why.contains("iter-2: the samples score 0.500 on average; weighted, what training is after, 0.625."),
+        "{why}"
+    );
+    let (short, tone, _) = glance(&Run::new(&stages), 3);
+    assert_eq!((&*short, &*tone), ("No guard fired", "neutral"));
+    stages.push(stage("iter-3/scores", scores(0.125)));
+    assert_eq!(glance(&Run::new(&stages), 2).1, "bad");
+}
+
+/// An iteration in rounds is told of by round while it is at work, and then as one; where its last steps tell nothing of pairs, the
+/// held-out ones do.
+#[test]
+fn rounds_are_judged_together() {
+    let stage = |name: &str, figures: Value| json!({"name": name, "state": "done", "figures": figures});
+    let side = |tokens: f64| json!({"mean_tokens": tokens, "cut": 0.0});
+    let pairs = |tokens: f64| json!({"pairs": 4, "real": side(6.0), "generated": side(tokens)});
+    let train = |loss: f64, accuracy: f64, change: f64| json!({"first_loss": 0.75, "loss": loss, "accuracy": accuracy, "real_change": change, "generated_change": -1.0});
+    let mut stages = vec![
+        stage("iter-1/round-1/pairs", pairs(8.0)),
+        stage("iter-1/round-1/train", train(0.5, 0.9, -0.5)),
+        stage("iter-1/round-2/pairs", pairs(9.0)),
+    ];
+    let (short, _, why) = glance(&Run::new(&stages), 2);
+    assert_eq!(short, "Yes: tells 90% of pairs apart");
+    assert!(why.starts_with("[\"iter-1/round-1: 90%"), "{why}");
+    assert_eq!(glance(&Run::new(&stages), 3).0, "Real answers grew less likely in 1 of 1 iterations");
+
+    stages.extend([stage("iter-1/train", train(0.75, 0.0, 0.25)), done("iter-1/eval")]);
+    let run = Run::new(&stages);
+    assert_eq!(glance(&run, 2).0, "Not known yet");
+    let figure = |value: f64| json!({"value": value, "low": null, "high": null, "stderr": null, "n": 4});
+    let figures = json!({"discrimination.log_ratio.pairs": figure(0.75), "discrimination.log_ratio.auc": figure(0.8), "discrimination.length.auc": figure(0.5)});
+    run.write("iter-1/eval.json", &json!({"bootstrap": {"seed": 0, "replicates": 2}, "figures": figures}).to_string());
+    let (short, _, why) = glance(&run, 2);
+    assert_eq!(short, "Yes: tells 75% of pairs apart");
+    assert!(
+        why.contains("iter-1: its last steps were each the first against a new opponent") && !why.contains("round-1"),
+        "{why}"
+    );
+    let (short, _, why) = glance(&run, 3);
+    assert_eq!(short, "No sign of it");
+    assert!(why.contains("its opponent's answers have 9.0 tokens") && !why.contains("round-"), "{why}");
 }
 
 /// Two runs on the same test prompts are compared prompt by prompt.
@@ -335,6 +474,30 @@ fn long_curves_are_means_of_steps() {
         (&json!(3), 667, &json!(2.0), &json!(2000.0))
     );
     assert!(runs["pages"][0]["notes"].to_string().contains("3 in iter-0"));
+}
+
+/// A run that is out of patience has ended, though stages are left.
+#[test]
+fn an_early_end_is_told() {
+    let mut stages = ["iter-0/eval", "iter-1/eval", "iter-2/eval"].map(done).to_vec();
+    stages.push(pending("iter-3/rollouts"));
+    let notes = |patience: usize, stages: &[Value]| {
+        let run = Run::new(stages);
+        run.write(
+            "config.toml",
+            &format!("[eval]\nbest = 'greedy.tokens.mean'\ngoal = 'lowest'\npatience = {patience}\n"),
+        );
+        for (folder, mean) in [("iter-0", 3.0), ("iter-1", 2.0), ("iter-2", 2.5)] {
+            run.write(&format!("{folder}/eval.json"), &report(mean));
+        }
+        data(&text(&[run.page(MOST).unwrap()])).0["pages"][0]["notes"].clone()
+    };
+    assert_eq!(notes(1, &stages), json!(["The run ended after 1 iteration without a better one (eval.patience)."]));
+    for patience in [0, 2] {
+        let notes = notes(patience, &stages).to_string();
+        assert!(notes.contains("3 of 4 stages are done, and iter-3/rollouts is next"), "{notes}");
+    }
+    assert_eq!(notes(1, &stages[..3]), json!([]));
 }
 
 #[test]

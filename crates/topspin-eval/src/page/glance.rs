@@ -34,9 +34,8 @@ pub enum Tone {
 /// The answers for a run.
 pub fn answers(folder: &Folder, results: &Results, guards: &[Guard]) -> Vec<Answer> {
     let iterations: Vec<Iteration> =
-        folder.stage_folders().iter().filter_map(|name| Iteration::new(folder, name)).collect();
-    let mut answers =
-        vec![best(results), chance(results), learning(&iterations, results), collapse(&iterations, guards)];
+        folder.stage_folders().iter().filter_map(|name| Iteration::new(folder, name, results)).collect();
+    let mut answers = vec![best(results), chance(results), learning(&iterations), collapse(&iterations, guards)];
     for answer in &mut answers {
         answer.short = with_minus(&answer.short);
         answer.why.iter_mut().for_each(|sentence| *sentence = with_minus(sentence));
@@ -131,12 +130,16 @@ fn number(value: f64) -> String {
     format!("{value:+.digits$}")
 }
 
-/// What an iteration's stages say of themselves.
+/// What an iteration's stages say of themselves. A round of an iteration that is still at work is told of like one.
 struct Iteration {
     name: String,
     loss: Option<f64>,
     first_loss: Option<f64>,
     accuracy: Option<f64>,
+    /// Of held-out pairs: the share that is told apart, and a sentence.
+    held_out: Option<(f64, String)>,
+    /// Mean score of a policy step's samples, and what it is when they are weighted.
+    scores: Option<(f64, f64)>,
     real_change: Option<f64>,
     generated_change: Option<f64>,
     real_tokens: Option<f64>,
@@ -145,18 +148,31 @@ struct Iteration {
 }
 
 impl Iteration {
-    /// Those of a stage folder, if pairs were trained on there.
-    fn new(folder: &Folder, name: &str) -> Option<Self> {
+    /// Those of a stage folder, if pairs or samples were trained on there.
+    fn new(folder: &Folder, name: &str, results: &Results) -> Option<Self> {
         let train = folder.figures(name, "train");
-        let pairs = folder.figures(name, "pairs");
+        if name.split_once('/').is_some_and(|(iteration, _)| folder.figures(iteration, "train").is_some()) {
+            return None;
+        }
+        let is_round = |other: &&str| other.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+        let last_round = || folder.stage_folders().into_iter().rev().find(is_round);
+        // An iteration in rounds has the pairs in theirs.
+        let pairs =
+            folder.figures(name, "pairs").or_else(|| train.and_then(|_| folder.figures(last_round()?, "pairs")));
         let of = |figures: Option<&Map<String, Value>>, key: &str| figures?.get(key)?.as_f64();
         let side = |side: &str, key: &str| pairs?.get(side)?.get(key)?.as_f64();
-        let accuracy = of(train, "accuracy");
-        (accuracy.is_some() || pairs.is_some()).then(|| Self {
+        let samples = folder.figures(name, "scores");
+        let scores = of(samples, "generated").zip(of(samples, "weighted"));
+        let (first_loss, loss) = (of(train, "first_loss"), of(train, "loss"));
+        // Before the first step all margins are 0, which tells nothing: a round of a single step ends there.
+        let accuracy = of(train, "accuracy").filter(|&accuracy| accuracy > 0.0 || first_loss != loss);
+        (accuracy.is_some() || pairs.is_some() || scores.is_some()).then(|| Self {
             name: name.into(),
-            loss: of(train, "loss"),
-            first_loss: of(train, "first_loss"),
+            loss,
+            first_loss,
             accuracy,
+            held_out: held_out(name, results),
+            scores,
             real_change: of(train, "real_change"),
             generated_change: of(train, "generated_change"),
             real_tokens: side("real", "mean_tokens"),
@@ -164,32 +180,47 @@ impl Iteration {
             cut: side("real", "cut").zip(side("generated", "cut")),
         })
     }
+
+    /// The share of pairs that it tells apart: of those trained on, or where that says nothing of held-out ones.
+    fn told_apart(&self) -> Option<f64> {
+        self.accuracy.or_else(|| Some(self.held_out.as_ref()?.0))
+    }
 }
 
-fn learning(iterations: &[Iteration], results: &Results) -> Answer {
+/// How well held-out pairs are told apart.
+fn held_out(name: &str, results: &Results) -> Option<(f64, String)> {
+    let figures = &results.rows[results.place(name)?].figures;
+    let of = |name: &str| figures.get(&format!("discrimination.{name}"));
+    let (pairs, area, length) = (of("log_ratio.pairs")?, of("log_ratio.auc")?, of("length.auc")?);
+    let sentence = format!(
+        "Held out: {:.0}%, with an area under the ROC curve of {area}; length alone has {length}, chance 0.5.",
+        100.0 * pairs.value
+    );
+    Some((pairs.value, sentence))
+}
+
+fn learning(iterations: &[Iteration]) -> Answer {
     let question = "Is it learning?";
-    let trained: Vec<_> = iterations.iter().filter_map(|i| Some((i, i.accuracy?))).collect();
+    let trained: Vec<_> = iterations.iter().filter_map(|i| Some((i, i.told_apart()?))).collect();
+    if iterations.iter().any(|i| i.scores.is_some() && i.accuracy.is_none()) {
+        return scoring(question, iterations);
+    }
     let Some((_, last)) = trained.last() else {
         let why = vec!["No iteration has been trained on pairs yet.".into()];
         return Answer { question, short: "Not known yet".into(), why, tone: Tone::Neutral };
     };
-    let held_out = |i: &Iteration| {
-        let figures = &results.rows[results.place(&i.name)?].figures;
-        let of = |name: &str| figures.get(&format!("discrimination.{name}"));
-        let (pairs, area, length) = (of("log_ratio.pairs")?, of("log_ratio.auc")?, of("length.auc")?);
-        Some(format!(
-            " Held out: {:.0}%, with an area under the ROC curve of {area}; length alone has {length}, chance 0.5.",
-            100.0 * pairs.value
-        ))
-    };
-    let sentence = |(i, accuracy): &(&Iteration, f64)| {
+    let sentence = |(i, _): &(&Iteration, f64)| {
         let loss = match (i.first_loss, i.loss) {
             (Some(first), Some(loss)) => format!(", loss {first:.3} to {loss:.3}"),
             (None, Some(loss)) => format!(", loss {loss:.3}"),
             _ => String::new(),
         };
-        let held_out = held_out(i).unwrap_or_default();
-        format!("{}: {:.0}% of pairs told apart at the end{loss}.{held_out}", i.name, 100.0 * accuracy)
+        let trained = match i.accuracy {
+            Some(accuracy) => format!("{:.0}% of pairs told apart at the end{loss}", 100.0 * accuracy),
+            None => "its last steps were each the first against a new opponent, where all margins are 0".into(),
+        };
+        let held_out = i.held_out.iter().map(|(_, sentence)| format!(" {sentence}")).collect::<String>();
+        format!("{}: {trained}.{held_out}", i.name)
     };
     let (short, tone) = match *last {
         last if last > 0.5 => (format!("Yes: tells {:.0}% of pairs apart", 100.0 * last), Tone::Good),
@@ -202,6 +233,28 @@ fn learning(iterations: &[Iteration], results: &Results) -> Answer {
         "Half would be guessing. Telling pairs apart is what is trained; whether answers get better, the results say."
             .into(),
     );
+    Answer { question, short, why, tone }
+}
+
+/// Whether a policy step's samples score higher from one iteration to the next.
+fn scoring(question: &'static str, iterations: &[Iteration]) -> Answer {
+    let scores: Vec<_> = iterations.iter().filter_map(|i| Some((i, i.scores?))).collect();
+    let sentence = |(i, (samples, weighted)): &(&Iteration, (f64, f64))| {
+        format!(
+            "{}: the samples score {samples:.3} on average; weighted, what training is after, {weighted:.3}.",
+            i.name
+        )
+    };
+    let why = scores.iter().rev().map(sentence).collect();
+    let (short, tone) = match &scores[..] {
+        [(_, (first, _)), .., (_, (last, _))] if last > first => {
+            (format!("Yes: samples score {first:.3}, then {last:.3}"), Tone::Good)
+        }
+        [(_, (first, _)), .., (_, (last, _))] => {
+            (format!("Hardly: samples score {first:.3}, then {last:.3}"), Tone::Bad)
+        }
+        _ => ("The next samples will tell".into(), Tone::Neutral),
+    };
     Answer { question, short, why, tone }
 }
 
@@ -230,10 +283,15 @@ fn collapse(iterations: &[Iteration], guards: &[Guard]) -> Answer {
             why.push(format!("{}: {}.", i.name, parts.join("; ")));
         }
     }
-    let fell = iterations.iter().filter(|i| i.real_change.is_some_and(|change| change < 0.0)).count();
+    let changes: Vec<f64> = iterations.iter().filter_map(|i| i.real_change).collect();
+    let fell = changes.iter().filter(|&&change| change < 0.0).count();
+    if changes.is_empty() && iterations.iter().any(|i| i.scores.is_some()) {
+        why.push("A policy step is trained on samples alone, so no real answers are watched; lengths and variety are among the curves.".into());
+    }
     let (short, tone) = match (guards.len(), fell) {
+        (0, _) if changes.is_empty() => ("No guard fired".to_owned(), Tone::Neutral),
         (0, 0) => ("No sign of it".to_owned(), Tone::Good),
-        (0, n) => (format!("Real answers grew less likely in {n} of {} iterations", iterations.len()), Tone::Neutral),
+        (0, n) => (format!("Real answers grew less likely in {n} of {} iterations", changes.len()), Tone::Neutral),
         (1, _) => ("A guard fired".to_owned(), Tone::Bad),
         (n, _) => (format!("{n} guards fired"), Tone::Bad),
     };

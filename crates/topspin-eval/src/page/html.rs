@@ -1,6 +1,6 @@
 //! The page itself: what was read goes into the template as data, and the script draws it.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, IntoInnerError, Write};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use flate2::Compression;
@@ -14,11 +14,14 @@ use super::results::{Differences, Row};
 const TEMPLATE: &str = include_str!("assets/page.html");
 const STYLE: &str = include_str!("assets/page.css");
 /// The parts of the script, in order: each uses those before it.
-const SCRIPT: [&str; 6] = [
+const SCRIPT: [&str; 9] = [
     include_str!("assets/dom.js"),
     include_str!("assets/chart.js"),
     include_str!("assets/results.js"),
     include_str!("assets/curves.js"),
+    include_str!("assets/tokens.js"),
+    include_str!("assets/tests.js"),
+    include_str!("assets/training.js"),
     include_str!("assets/game.js"),
     include_str!("assets/main.js"),
 ];
@@ -86,8 +89,10 @@ fn json(value: &impl Serialize) -> io::Result<String> {
 
 /// A value as gzipped JSON in base 64, of whose letters none means anything to HTML.
 fn packed(value: &impl Serialize) -> io::Result<String> {
-    let mut gz = GzEncoder::new(Vec::new(), Compression::default());
+    // Each write costs the encoder as much as one of some kilobytes, and serde's are of a few bytes.
+    let mut gz = BufWriter::new(GzEncoder::new(Vec::new(), Compression::default()));
     serde_json::to_writer(&mut gz, value)?;
+    let gz = gz.into_inner().map_err(IntoInnerError::into_error)?;
     Ok(BASE64_STANDARD.encode(gz.finish()?))
 }
 

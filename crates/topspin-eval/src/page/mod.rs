@@ -12,6 +12,7 @@ mod glance;
 mod html;
 mod pieces;
 mod results;
+mod scored;
 mod training;
 
 use std::collections::BTreeMap;
@@ -80,9 +81,9 @@ impl RunPage {
     /// If a file of a finished stage cannot be read or understood. What is not there yet is a sentence in the page.
     pub fn read(folder: &Folder, spell: Option<&Spell>, most: Most) -> Result<Self, PageError> {
         let mut pieces = pieces::Pieces::default();
-        let tests = answers::read(folder, spell, most.prompts, &mut pieces)?;
-        let training = training::read(folder, spell, most, &mut pieces)?;
         let results = results::read(folder)?;
+        let tests = answers::read(folder, &results, spell, most.prompts, &mut pieces)?;
+        let training = training::read(folder, spell, most, &mut pieces)?;
         let guards = guards(folder);
         let glance = glance::answers(folder, &results, &guards);
         let (curves, pairs) = (curves::read(folder)?, pairs(folder));
@@ -113,15 +114,19 @@ impl RunPage {
         let mut notes = Vec::new();
         let stages = &folder.manifest().stages;
         let done = stages.iter().filter(|stage| stage.is_done()).count();
-        if let Some(patience) = self.results.out_of_patience {
-            let s = if patience == 1 { "" } else { "s" };
-            notes.push(format!("The run ended after {patience} iteration{s} without a better one (eval.patience)."));
-        } else if let Some(next) = stages.iter().find(|stage| !stage.is_done()) {
-            notes.push(format!(
+        let next = stages.iter().find(|stage| !stage.is_done());
+        match (next, self.results.out_of_patience) {
+            (None, _) => {}
+            (Some(_), Some(patience)) => {
+                let s = if patience == 1 { "" } else { "s" };
+                notes
+                    .push(format!("The run ended after {patience} iteration{s} without a better one (eval.patience)."));
+            }
+            (Some(next), None) => notes.push(format!(
                 "The run is not finished: {done} of {} stages are done, and {} is next. This is what is there so far.",
                 stages.len(),
                 next.name
-            ));
+            )),
         }
         if self.results.metric.is_none() {
             notes.push(

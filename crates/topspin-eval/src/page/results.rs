@@ -33,9 +33,12 @@ pub struct Row {
     pub folder: String,
     /// All figures.
     pub figures: BTreeMap<String, Figure>,
-    /// What its metrics know of each test record; runs of earlier versions do not have it.
+    /// The stage that its model is set against.
     #[serde(skip)]
-    records: Vec<Evaluated>,
+    pub before: Option<String>,
+    /// What is known of each test record; runs of earlier versions do not have it.
+    #[serde(skip)]
+    pub records: Vec<Evaluated>,
 }
 
 /// How two rows differ.
@@ -88,7 +91,8 @@ pub fn read(folder: &Folder) -> Result<Results, PageError> {
         if let Some(report) = folder.json::<Report>(name, "eval.json")? {
             let mut records = Vec::new();
             folder.lines(name, "eval", |record| records.push(record))?;
-            rows.push(Row { folder: name.into(), figures: report.figures, records });
+            let Report { before, figures, .. } = report;
+            rows.push(Row { folder: name.into(), figures, before, records });
         }
     }
     let setting = |key| folder.setting("eval", key).and_then(toml::Value::as_str);

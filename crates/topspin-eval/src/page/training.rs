@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::pieces::{Piece, Pieces, Spell};
+use super::scored::{Logprobs, Scored, rounded};
 use super::{Folder, PageError};
 
 /// How much of the pairs goes into a page.
@@ -82,22 +83,11 @@ pub struct Answer {
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish: String,
-    /// Log-probability of each token in hundredths of nats, under the opponent of each round that has them.
+    /// What the opponent of each round gave to it, of those that have scored it.
     pub scores: Vec<Scored>,
-    /// The same under the base model, where the loss needs it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub base: Vec<i32>,
-}
-
-/// Log-probabilities under an opponent.
-#[derive(Debug, Serialize)]
-pub struct Scored {
-    /// Place of the round.
-    pub round: usize,
-    /// Of each token, in hundredths of nats.
-    pub logprobs: Vec<i32>,
-    #[serde(skip)]
-    sum: f64,
+    /// What the base model gave to it, where the loss needs that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<Logprobs>,
 }
 
 /// A prompt's part in a round.
@@ -223,16 +213,16 @@ impl Prompt {
         let Response { token_ids, logprobs, base_logprobs, finish } = response;
         let at = *self.places.entry(token_ids.clone()).or_insert_with(|| {
             let tokens = intern(&token_ids);
-            self.answers.push(Answer { tokens, finish, scores: Vec::new(), base: Vec::new() });
+            self.answers.push(Answer { tokens, finish, scores: Vec::new(), base: None });
             self.answers.len() - 1
         });
         let answer = &mut self.answers[at];
+        let packed = |logprobs: &[f32]| Logprobs::new(logprobs, answer.tokens.len());
         if !base_logprobs.is_empty() {
-            answer.base = hundredths(&base_logprobs);
+            answer.base = Some(packed(&base_logprobs));
         }
-        if !logprobs.is_empty() && answer.scores.last().is_none_or(|last| last.round != round) {
-            let sum = logprobs.iter().copied().map(f64::from).sum();
-            answer.scores.push(Scored { round, logprobs: hundredths(&logprobs), sum });
+        if !logprobs.is_empty() && answer.scores.last().is_none_or(|last| last.by != round) {
+            answer.scores.push(Scored { by: round, logprobs: packed(&logprobs) });
         }
         at
     }
@@ -241,7 +231,9 @@ impl Prompt {
     fn measure(&mut self) {
         let Some(latest) = self.rounds.last() else { return };
         let change = |answer: usize| match &self.answers[answer].scores[..] {
-            [.., before, after] if after.round == latest.round => Some((after.sum - before.sum, before.round)),
+            [.., before, after] if after.by == latest.round => {
+                Some((after.logprobs.sum - before.logprobs.sum, before.by))
+            }
             _ => None,
         };
         let real = change(latest.real);
@@ -255,13 +247,9 @@ impl Prompt {
             (total > 0.0).then(|| real - known.iter().map(|(change, count)| change * count).sum::<f64>() / total)
         });
         for value in [&mut self.gap, &mut self.change, &mut self.margin].into_iter().flatten() {
-            *value = (*value * 1000.0).round() / 1000.0;
+            *value = rounded(*value);
         }
     }
-}
-
-fn hundredths(logprobs: &[f32]) -> Vec<i32> {
-    logprobs.iter().map(|logprob| (logprob * 100.0).round() as i32).collect()
 }
 
 #[cfg(test)]

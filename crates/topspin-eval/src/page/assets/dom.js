@@ -31,7 +31,11 @@ function number(value, digits) {
   return text.replace(/^-/, "−").replace("e-", "e−");
 }
 
-const signed = (value, digits) => (value > 0 ? "+" : "") + number(value, digits);
+function signed(value, digits) {
+  // What is rounded to 0 has no sign.
+  if (digits !== undefined && Number(value.toFixed(digits)) === 0) return number(0, digits);
+  return (value > 0 ? "+" : "") + number(value, digits);
+}
 
 const interval = (low, high) => (low === null || high === null ? "" : `[${number(low)}, ${number(high)}]`);
 
