@@ -183,16 +183,17 @@ mod tests {
         fn differences_are_of_figures(
             rows in prop::collection::vec(((any::<bool>(), 0.5..9.0f64), (any::<bool>(), 0.5..9.0f64), 1..30usize), 2..30),
         ) {
-            type Row = ((bool, f64), (bool, f64), usize);
-            let kinds: [fn(&(bool, f64), usize) -> Unit; 4] = [
+            type Side = (bool, f64);
+            type Kind = fn(&Side, usize) -> Unit;
+            let kinds: [Kind; 4] = [
                 |side, _| Unit::Hit(side.0),
                 |side, _| Unit::Value(side.1),
                 |side, tokens| Unit::Ratio([side.1, tokens as f64]),
                 |side, tokens| Unit::Perplexity([side.1, tokens as f64]),
             ];
             for kind in kinds {
-                let left: Vec<_> = rows.iter().map(|row: &Row| kind(&row.0, row.2)).collect();
-                let right: Vec<_> = rows.iter().map(|row: &Row| kind(&row.1, row.2)).collect();
+                let left: Vec<_> = rows.iter().map(|row| kind(&row.0, row.2)).collect();
+                let right: Vec<_> = rows.iter().map(|row| kind(&row.1, row.2)).collect();
                 let difference = BOOTSTRAP.units_difference(&left, &right).unwrap();
                 let figure = |units: &[Unit]| BOOTSTRAP.units(units).unwrap().value;
                 prop_assert!((difference.value - (figure(&right) - figure(&left))).abs() < 1e-9);
