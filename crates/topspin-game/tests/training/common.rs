@@ -137,7 +137,9 @@ pub fn distance_from_sum(config: &DecoderConfig, found: &[f32], terms: &[Memory<
     let of_tensor = |entry: &Entry| {
         let range = entry.range();
         let difference = largest_difference(&found[range.clone()], &expected[range.clone()]);
-        (difference / largest(range).max(floor), entry.name.clone())
+        // A loss may have no slope anywhere, and then the gradient has nothing either.
+        let distance = if difference == 0.0 { 0.0 } else { difference / largest(range).max(floor) };
+        (distance, entry.name.clone())
     };
     config.layout().entries().iter().map(of_tensor).max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
 }
