@@ -21,3 +21,4 @@ mod report;
 mod runs;
 mod scores;
 mod smollm2;
+mod watch;

@@ -6,6 +6,7 @@
 //! ```text
 //! config.toml        the resolved configuration
 //! manifest.json      hashes of the inputs, and the state and results of every stage
+//! progress.json      while the run is at work: the stage, and how far it is
 //! skipped.jsonl      records that were left out, if any
 //! base/              the model as it came: evaluation
 //! iter-0/            the supervised model: metrics, evaluation, model
@@ -55,6 +56,7 @@ mod observer;
 mod open;
 mod pairs;
 mod plan;
+mod progress;
 mod rate;
 mod rollouts;
 mod round;
@@ -87,6 +89,8 @@ use items::Items;
 pub use manifest::{Input, Inputs, Manifest, Records, Stage, State};
 pub use observer::{Observer, Silent};
 use plan::Work;
+use progress::Told;
+pub use progress::{Progress, resident_bytes};
 pub use rate::product_rate;
 pub use rollouts::Rollout;
 pub use scores::Judged;
@@ -125,6 +129,7 @@ pub fn run<D: Device + Clone>(
             run.name_best()?;
         }
     }
+    run.observer.leave(run.manifest.is_finished());
     run.summary()
 }
 
@@ -163,7 +168,7 @@ struct Run<'a, D: Device> {
     plan: Vec<Work>,
     /// Operations of matrix products in a second, if any stage is left to do.
     rate: f64,
-    observer: &'a mut dyn Observer,
+    observer: Told<'a>,
     stop: &'a AtomicBool,
     _lock: Lock,
 }
@@ -199,6 +204,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let (folder, _) = name.rsplit_once('/').expect("a stage is named by its folder and its work");
         if self.manifest.figures(&name).is_none() {
             self.check_stop(&name)?;
+            self.observer.enter(&name);
             topspin_files::create_dir_all(&self.dir.join(folder))?;
             let done = self.done(work);
             self.observer.end();

@@ -26,6 +26,7 @@ mod data;
 mod given;
 mod guards;
 mod opponents;
+mod progress;
 mod resume;
 mod rounds;
 mod scores;
