@@ -117,17 +117,17 @@ fn a_run_is_seen_at_work() {
     let program = program().display().to_string();
     for (number, screen) in (1..).zip([&small, &large]) {
         screen.enter(&format!("echo before-{number}; '{program}' watch out; echo ended with $?"));
-        screen.wait_for(&["12 stages are done, and iter-1/rollouts is next", "not at work since ", "q quit"]);
+        screen.wait_for(&["7 of 19 stages are done, and iter-1/rollouts is next", "not at work since ", "q quit"]);
     }
     // On the small one a pane at a time, on the large one all.
     let text = small.text();
-    assert!(text.contains("━ 1 Curves ") && !text.contains("3 Samples ─"), "{text}");
+    assert!(text.contains("┏ 1 Curves ") && !text.contains("3 Samples ─"), "{text}");
     large.wait_for(&[" 1 Curves ", " 2 Results ", " 3 Samples ", " 4 Guards "]);
 
     let said = sandbox.run("-q run run.toml");
     assert!(said.starts_with("exit code: 0\n"), "{said}");
     for screen in [&small, &large] {
-        screen.wait_for(&["all 12 stages are done", "finished"]);
+        screen.wait_for(&["all 19 stages are done", "finished"]);
     }
     // The last values of the run's files.
     let metrics: Vec<Value> = sandbox.read_lines("out/iter-2/metrics.jsonl");
@@ -144,20 +144,20 @@ fn a_run_is_seen_at_work() {
     let curves = small.wait_for(&["━ accuracy ", &format!("⠒ iter-2 {accuracy}"), "• iter-1 "]);
     assert!(curves.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c)), "{curves}");
     small.press(&["Tab"]);
-    small.wait_for(&["━ 2 Results ", "greedy.tokens.mean", "base ", "iter-0 ", "★"]);
+    small.wait_for(&["┏ 2 Results ", "greedy.tokens.mean", "base ", "iter-0 ", "★"]);
     assert!(small.text().lines().any(|line| line.contains("iter-2") && line.contains(&figure)), "{}", small.text());
     small.press(&["3"]);
-    small.wait_for(&["━ 3 Samples ", " iter-2/sampled ", " 23 of 23, the newest ", prompt(22), "generated"]);
+    small.wait_for(&["┏ 3 Samples ", " iter-2/sampled ", " 23 of 23, the newest ", prompt(22), "generated"]);
     small.press(&["p", "p"]);
     small.wait_for(&[" 21 of 23 ", prompt(20)]);
     small.press(&["4", "?"]);
     small.wait_for(&[" Keys ", "Any key closes this"]);
     small.press(&["x"]);
-    small.wait_for(&["━ 4 Guards "]);
+    small.wait_for(&["┏ 4 Guards "]);
     // A smaller one in the middle of it, and back.
     small.ask(&["resize-window", "-x", "9", "-y", "3"]);
     small.ask(&["resize-window", "-x", "80", "-y", "24"]);
-    small.wait_for(&["━ 4 Guards ", "finished"]);
+    small.wait_for(&["┏ 4 Guards ", "finished"]);
     large.wait_for(&["⠒ iter-2 ", "★ ", &figure, prompt(22), "real", "generated"]);
 
     small.press(&["q"]);
@@ -169,16 +169,12 @@ fn a_run_is_seen_at_work() {
 
     // Colour where it is welcome, and none where it is not.
     for (setting, is_coloured) in [("", true), ("NO_COLOR=1 ", false)] {
-        small.enter(&format!("clear; {setting}'{program}' watch out"));
-        small.wait_for(&["all 12 stages are done"]);
+        small.enter(&format!("clear; {setting}'{program}' watch out; echo closed with $?"));
+        small.wait_for(&["all 19 stages are done"]);
         let raw = small.ask(&["capture-pane", "-p", "-e"]);
-        assert_eq!(
-            raw.contains("\u{1b}[36m") || raw.contains("\u{1b}[1;36m") || raw.contains("\u{1b}[1m\u{1b}[36m"),
-            is_coloured,
-            "{raw:?}"
-        );
+        assert_eq!(raw.contains("\u{1b}[38;5;"), is_coloured, "{raw:?}");
         small.press(&["Escape"]);
-        small.wait_for(&["$ "]);
+        small.wait_for(&["closed with 0\n"]);
     }
 }
 
@@ -196,24 +192,54 @@ fn terminate(screen: &Screen, command: &str) {
 #[test]
 fn what_cannot_be_watched_is_told() {
     let sandbox = Sandbox::new();
-    insta::assert_snapshot!(sandbox.run("watch nowhere"), @"");
+    insta::assert_snapshot!(sandbox.run("watch nowhere"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: cannot read `nowhere/manifest.json`: there is no such file or folder; check the path
+    ");
     fs::create_dir(sandbox.path("folder")).unwrap();
-    insta::assert_snapshot!(sandbox.run("watch folder"), @"");
+    insta::assert_snapshot!(sandbox.run("watch folder"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `folder` is not the folder of a run: it has no `manifest.json`; name the folder that `topspin run` wrote
+    ");
     let manifest = |text: &str| {
         fs::create_dir_all(sandbox.path("out")).unwrap();
         sandbox.write("out/manifest.json", text);
         sandbox.write("out/config.toml", "[model]\npath = 'gone'\n[data]\ntrain = 'gone.jsonl'\n");
         sandbox.run("watch out")
     };
-    insta::assert_snapshot!(manifest("{\"format\": 1, \"topsp"), @"");
-    insta::assert_snapshot!(manifest("{\"format\": 2, \"topspin\": \"9.0.0\", \"acts\": []}"), @"");
+    insta::assert_snapshot!(manifest("{\"format\": 1, \"topsp"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: line 1 of `out/manifest.json` cannot be understood (EOF while parsing a string at line 1 column 20); restore the file, or start again in another `output.dir`
+    ");
+    insta::assert_snapshot!(manifest("{\"format\": 2, \"topspin\": \"9.0.0\", \"acts\": []}"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the run in `out` was begun by topspin 9.0.0, whose folders have another form; go on with that version, or choose another `output.dir`
+    ");
     let of_stages = |stages: &str| {
         format!("{{\"format\": 1, \"topspin\": \"0.1.0\", \"seed\": 0, \"inputs\": {{}}, \"stages\": [{stages}]}}")
     };
     let stages = of_stages("{\"name\": \"iter-0/train\", \"state\": \"pending\"}");
-    insta::assert_snapshot!(manifest(&stages), @"");
+    insta::assert_snapshot!(manifest(&stages), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the run in `out` has begun none of its stages yet; start it, or let it go on, with `topspin run`
+    ");
     fs::create_dir(sandbox.path("out/iter-0")).unwrap();
-    insta::assert_snapshot!(sandbox.run("watch out"), @"");
+    insta::assert_snapshot!(sandbox.run("watch out"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: stdout is no terminal, which `topspin watch` needs; `topspin inspect out` prints how far the run is
+    ");
     sandbox.write("out/config.toml", "[model]\npth = 'gone'\n");
     let said = sandbox.run("watch out");
     assert!(said.starts_with("exit code: 2\n--- stdout\n--- stderr\nerror: ") && said.contains("pth"), "{said}");

@@ -17,7 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   topspin run configs/e2e-smollm2.toml --set data.train=train.jsonl --set data.test=test.jsonl
   topspin run my.toml --set game.beta=0.2 --set 'train.lr=[2e-6, 1e-6, 5e-7]'
-  topspin watch runs/my                                            See it at work, from another terminal
+  topspin watch runs/my                                            See it at work
 
 The same command again goes on where the last one ended, in whatever way it ended. Ctrl-C finishes the step at hand and
 saves; a second Ctrl-C ends the program at once.";

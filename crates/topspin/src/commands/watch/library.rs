@@ -1,13 +1,13 @@
 //! The texts behind tokens and ids: the run's tokenizer, and the records that it plays on.
 //!
-//! Both may take long to read, so another thread does, while the view is there already. It fetches nothing.
+//! Both may take long to read, so another thread does, once, while the view is there already. It fetches nothing.
 
-use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::Context;
-use topspin_data::{Need, Options, Record, records};
+use topspin_data::{Message, Need, Options, Record, records};
 use topspin_eval::page::Folder;
 use topspin_game::config::Config;
 use topspin_game::run::Manifest;
@@ -30,25 +30,37 @@ impl Known {
     fn new(record: Record) -> Self {
         let prompt = match &record.messages[..] {
             [only] => only.content.clone(),
-            several => several.iter().map(|m| format!("{}: {}", m.role, m.content)).collect::<Vec<_>>().join("\n"),
+            several => spoken(several),
         };
         Self { prompt, real: record.response.map_or(record.references, |response| vec![response]) }
     }
 }
 
+/// A conversation as text.
+pub fn spoken(messages: &[Message]) -> String {
+    messages.iter().map(|message| format!("{}: {}", message.role, message.content)).collect::<Vec<_>>().join("\n")
+}
+
+/// Bytes of text that are kept of the data: beyond them prompts stay ids.
+const MOST_TEXT: usize = 64 << 20;
+
+/// What the data say, by the ids of records.
+type Records = HashMap<String, Known>;
+
 /// What the other thread finds.
 enum Found {
     Dialect(Box<Dialect>),
     NoDialect(String),
-    Record(String, Known),
+    Train(Records),
+    Test(Records),
 }
 
 /// Texts, as far as they are known by now.
 pub struct Library {
-    wanted: Sender<HashSet<String>>,
     found: Receiver<Found>,
-    asked: HashSet<String>,
-    known: HashMap<String, Known>,
+    train: Records,
+    /// Where these are of files of their own.
+    test: Option<Records>,
     dialect: Option<Box<Dialect>>,
     /// Why tokens cannot be spelled, if they cannot.
     pub problem: Option<String>,
@@ -57,40 +69,44 @@ pub struct Library {
 impl Library {
     /// Begins to read. Names of files are as the run wrote them: where it ran in another folder, prompts stay unknown.
     pub fn open(folder: &Folder, config: &Config, manifest: &Manifest) -> Self {
-        let (wanted, asked) = channel();
-        let (answers, found) = channel();
-        let data = manifest.inputs.iter().filter(|(key, _)| key.starts_with("data."));
-        let data: Vec<PathBuf> = data.map(|(_, input)| input.path.clone()).collect();
+        let files = |key: &str| -> Vec<PathBuf> {
+            let inputs = manifest.inputs.iter().filter(|(name, _)| name.starts_with(key));
+            inputs.map(|(_, input)| input.path.clone()).collect()
+        };
+        let (train, test) = (files("data.train"), files("data.test"));
+        let has_test = !test.is_empty();
         let options =
             Options { shape: config.data.shape, columns: config.data.columns.clone(), ..Options::new(Need::Prompt) };
-        let model = speller_of(folder);
-        std::thread::spawn(move || serve(model.as_deref(), &data, &options, &asked, &answers));
-        Self { wanted, found, asked: HashSet::new(), known: HashMap::new(), dialect: None, problem: None }
+        let (model, (finds, found)) = (speller_of(folder), channel());
+        std::thread::spawn(move || {
+            let dialect = match dialect(model.as_deref()) {
+                Ok(dialect) => Found::Dialect(Box::new(dialect)),
+                Err(error) => Found::NoDialect(format!("{error:#}")),
+            };
+            // With nobody to take it, the view has ended.
+            let _ = finds.send(dialect);
+            let _ = finds.send(Found::Train(read(&train, &options)));
+            let _ = finds.send(Found::Test(read(&test, &options)));
+        });
+        Self { found, train: Records::new(), test: has_test.then(Records::new), dialect: None, problem: None }
     }
 
-    /// Asks for what belongs to these ids, forgets what belongs to others, and takes what has been found by now.
-    pub fn look(&mut self, ids: &HashSet<&str>) {
-        self.known.retain(|id, _| ids.contains(id.as_str()));
-        self.asked.retain(|id| ids.contains(id.as_str()));
-        let new: HashSet<String> =
-            ids.iter().filter(|id| !self.asked.contains(**id)).map(|id| id.to_string()).collect();
-        if !new.is_empty() {
-            self.asked.extend(new.iter().cloned());
-            // With nobody to ask, ids stay ids.
-            let _ = self.wanted.send(new);
-        }
+    /// Takes what has been found by now.
+    pub fn look(&mut self) {
         for found in self.found.try_iter() {
             match found {
                 Found::Dialect(dialect) => self.dialect = Some(dialect),
                 Found::NoDialect(problem) => self.problem = Some(problem),
-                Found::Record(id, known) => drop(self.known.insert(id, known)),
+                Found::Train(records) => self.train = records,
+                Found::Test(records) => self.test = self.test.take().map(|_| records),
             }
         }
     }
 
-    /// What the data say to the prompt of this id.
-    pub fn known(&self, id: &str) -> Option<&Known> {
-        self.known.get(id)
+    /// What the data say to the prompt of this id, which is of those to evaluate on or of those to train on. A share of the
+    /// latter is evaluated on where there are no others.
+    pub fn known(&self, id: &str, is_test: bool) -> Option<&Known> {
+        self.test.as_ref().filter(|_| is_test).unwrap_or(&self.train).get(id)
     }
 
     /// The text of a response; without a tokenizer its tokens as numbers.
@@ -102,47 +118,27 @@ impl Library {
     }
 }
 
-/// Opens the tokenizer, then looks up records until nobody asks any more.
-fn serve(
-    model: Option<&str>,
-    data: &[PathBuf],
-    options: &Options,
-    asked: &Receiver<HashSet<String>>,
-    answers: &Sender<Found>,
-) {
-    let dialect = match dialect(model) {
-        Ok(dialect) => Found::Dialect(Box::new(dialect)),
-        Err(error) => Found::NoDialect(format!("{error:#}")),
-    };
-    if answers.send(dialect).is_err() {
-        return;
-    }
-    while let Ok(mut wanted) = asked.recv() {
-        wanted.extend(asked.try_iter().flatten());
-        for path in data {
-            if find(path, options, &mut wanted, answers).is_none() {
-                return;
-            }
-        }
-    }
-}
-
 fn dialect(model: Option<&str>) -> anyhow::Result<Dialect> {
     let model = model.context("its config.toml names no model")?;
     let hub = Hub { offline: true, ..Hub::from_env() };
     Ok(ModelFiles::open(&ModelSource::resolve_with(model, &hub)?)?.dialect)
 }
 
-/// Sends the records of a file that are wanted; nothing if nobody takes them any more. What cannot be read is not found.
-fn find(path: &Path, options: &Options, wanted: &mut HashSet<String>, answers: &Sender<Found>) -> Option<()> {
-    let Ok(records) = records(path, options) else { return Some(()) };
-    for (_, record) in records.flatten() {
-        if wanted.is_empty() {
+/// The records of files by their ids, several responses to a prompt together. What cannot be read is not there.
+fn read(files: &[PathBuf], options: &Options) -> Records {
+    let (mut all, mut bytes) = (Records::new(), 0);
+    for record in files.iter().filter_map(|path| records(path, options).ok()).flatten().flatten() {
+        let (id, new) = (record.1.id.clone(), Known::new(record.1));
+        bytes += id.len() + new.prompt.len() + new.real.iter().map(String::len).sum::<usize>();
+        if bytes > MOST_TEXT {
             break;
         }
-        if wanted.remove(&record.id) {
-            answers.send(Found::Record(record.id.clone(), Known::new(record))).ok()?;
+        let known = all.entry(id).or_insert_with(|| Known { prompt: new.prompt, real: Vec::new() });
+        for real in new.real {
+            if !known.real.contains(&real) {
+                known.real.push(real);
+            }
         }
     }
-    Some(())
+    all
 }

@@ -27,7 +27,7 @@ use crate::progress;
 const EXAMPLES: &str = "\
 Examples:
   topspin watch runs/e2e-smollm2
-  ssh far topspin watch runs/e2e-smollm2            A run on another machine
+  ssh -t far topspin watch runs/e2e-smollm2         A run on another machine
   topspin inspect runs/e2e-smollm2                  The same once, as text
 
 Keys: Tab and 1 to 4 choose a pane, the arrow keys what is in it, ? explains all, q quits. The run does not notice.";
@@ -37,10 +37,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// The longest that a signal waits.
 const BETWEEN_SIGNALS: Duration = Duration::from_millis(100);
 
-/// See a run while it is at work: how far it is, its curves, results, guards and newest answers
+/// See a run at work: how far it is, its curves, results, guards and newest answers
 ///
-/// It reads the files of the run's folder and nothing else, so it works beside any run, also one on a shared disk, and may be
-/// started, ended and started again at any time. A run that is finished or rests can be looked at as well.
+/// It reads files alone, those of the run's folder and the data that they name: the run may be on a shared disk, and the view may
+/// be started and ended at any time. A run that is finished or rests can be looked at as well.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -89,7 +89,7 @@ impl Watched {
         self.progress = progress.or(self.progress.take());
         self.curves.iter_mut().for_each(Curve::look);
         self.samples.look(&self.manifest, &self.dir);
-        self.library.look(&self.samples.ids());
+        self.library.look();
     }
 
     fn look_at_manifest(&mut self) -> Result<(), RunError> {

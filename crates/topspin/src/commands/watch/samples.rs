@@ -1,12 +1,13 @@
 //! What the models answer: the newest responses of the stage at work, or of the last that has any.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use topspin_game::run::{Generation, Manifest, Rollout, State};
+use topspin_rollout::Finish;
 
-use super::library::{Known, Library};
+use super::library::{Known, Library, spoken};
 use super::tail::{News, Tail};
 
 /// Samples that one can go through.
@@ -27,6 +28,8 @@ pub struct Sample {
     pub player: Option<String>,
     /// Why it ended: `stop` or `length`.
     pub is_cut: bool,
+    /// Whether its prompt is one to evaluate on.
+    is_test: bool,
     answer: Answer,
 }
 
@@ -48,7 +51,7 @@ impl Sample {
     /// The prompt with its real answers, if they are known.
     pub fn known<'a>(&'a self, library: &'a Library) -> Option<&'a Known> {
         match &self.answer {
-            Answer::Tokens(_) => library.known(&self.id),
+            Answer::Tokens(_) => library.known(&self.id, self.is_test),
             Answer::Text(_, known) => Some(known),
         }
     }
@@ -74,13 +77,13 @@ impl Samples {
             self.stage = stage.into();
             self.kept.clear();
         }
-        let texts = is_final && !stage.ends_with("/rollouts");
+        let is_test = !stage.ends_with("/rollouts");
         let Some(mut tail) = self.tail.take() else { return };
         // What vanishes between two looks is another stage's turn by the next.
         let _ = tail.look(|news| match news {
             News::Anew => self.kept.clear(),
-            News::Line(line) if texts => self.push(line, Sample::of_generation),
-            News::Line(line) => self.push(line, Sample::of_rollout),
+            News::Line(line) if is_final && is_test => self.push(line, Sample::of_generation),
+            News::Line(line) => self.push(line, |rollout| Sample::of_rollout(rollout, is_test)),
         });
         self.tail = Some(tail);
     }
@@ -98,37 +101,32 @@ impl Samples {
     pub fn all(&self) -> &VecDeque<Sample> {
         &self.kept
     }
-
-    /// Ids of the records whose texts are wanted.
-    pub fn ids(&self) -> HashSet<&str> {
-        let tokens = self.kept.iter().filter(|sample| matches!(sample.answer, Answer::Tokens(_)));
-        tokens.map(|sample| sample.id.as_str()).collect()
-    }
 }
 
 impl Sample {
     /// The scored real response of a prompt is no sample.
-    fn of_rollout(rollout: Rollout) -> Option<Self> {
+    fn of_rollout(rollout: Rollout, is_test: bool) -> Option<Self> {
+        let sample = rollout.sample?;
         Some(Self {
             number: 0,
             id: rollout.prompt_id,
-            of_prompt: Some(rollout.sample?),
+            of_prompt: (!is_test).then_some(sample),
             player: rollout.player,
-            is_cut: rollout.response.finish == topspin_rollout::Finish::Length,
+            is_cut: rollout.response.finish == Finish::Length,
+            is_test,
             answer: Answer::Tokens(rollout.response.token_ids),
         })
     }
 
     fn of_generation(generation: Generation) -> Option<Self> {
-        let messages = generation.messages.unwrap_or_default();
-        let several = || messages.iter().map(|m| format!("{}: {}", m.role, m.content)).collect::<Vec<_>>().join("\n");
-        let prompt = generation.prompt.unwrap_or_else(several);
+        let prompt = generation.prompt.unwrap_or_else(|| spoken(&generation.messages.unwrap_or_default()));
         Some(Self {
             number: 0,
             id: generation.id,
             of_prompt: None,
             player: None,
             is_cut: generation.finish_reason == "length",
+            is_test: true,
             answer: Answer::Text(generation.response, Known { prompt, real: generation.references }),
         })
     }

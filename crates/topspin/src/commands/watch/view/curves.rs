@@ -11,7 +11,7 @@ use crate::commands::watch::app::App;
 use crate::commands::watch::curves::{Curve, Quantity};
 use crate::commands::watch::model::Watched;
 
-/// Trainings that are drawn at once.
+/// Lines that are drawn at once.
 const MOST: usize = 6;
 
 /// A line of the chart.
@@ -47,12 +47,13 @@ pub fn draw(frame: &mut Frame, area: Rect, block: Block, watched: &Watched, app:
     let middle = Line::raw(number((y[0] + y[1]) / 2.0));
     let [low, high] = labels(y);
     let chart = Chart::new(datasets)
-        .block(block)
         .x_axis(Axis::default().title("step").bounds(x).labels([x[0], x[1]].map(|step| format!("{step:.0}"))))
         .y_axis(Axis::default().bounds(y).labels([low, middle, high]))
         .legend_position(Some(LegendPosition::TopRight))
         .hidden_legend_constraints((Constraint::Percentage(60), Constraint::Percentage(60)));
-    frame.render_widget(chart, area);
+    // Not with the chart, whose legend would look like its border.
+    frame.render_widget(&block, area);
+    frame.render_widget(chart, block.inner(area));
 }
 
 /// What is drawn: the latest training last, so that it lies above the others. Supervised training and self-play are not
@@ -61,7 +62,7 @@ fn lines(curves: &[Curve], quantity: Quantity, columns: usize) -> Vec<Drawn> {
     let begun = || curves.iter().filter_map(|curve| Some((curve, curve.last()?.game.is_some())));
     let Some((latest, plays)) = begun().last() else { return Vec::new() };
     let mut alike: Vec<_> = begun().filter(|(_, also)| *also == plays).map(|(curve, _)| curve).collect();
-    alike.drain(..alike.len().saturating_sub(MOST));
+    alike.drain(..alike.len().saturating_sub(MOST / quantity.lines().len()));
     let mut drawn = Vec::new();
     for curve in alike {
         for &(name, of) in quantity.lines() {

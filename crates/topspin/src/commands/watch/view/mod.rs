@@ -118,9 +118,10 @@ fn draw_head(frame: &mut Frame, area: Rect, watched: &Watched, theme: Theme) {
     let (done, all) = (watched.manifest.finished(), watched.manifest.stages.len());
     let state = match &work {
         Work::Going => {
-            let elapsed = progress.map(|progress| duration(progress.written - progress.run_began)).unwrap_or_default();
+            let elapsed = progress.map(|progress| duration(progress.written - progress.run_began));
             let memory = progress.and_then(|progress| progress.resident_bytes).map(bytes);
-            std::iter::once(elapsed).chain(memory).collect::<Vec<_>>().join("  ")
+            let told: Vec<_> = elapsed.into_iter().chain(memory).collect();
+            format!("at work {}", told.join(", "))
         }
         Work::Finished => "finished".into(),
         Work::Rests(Some(since)) => format!("not at work since {}", clock(*since)),

@@ -142,10 +142,10 @@ fn folder() -> TempDir {
 fn watched(dir: &Path) -> Watched {
     let mut watched = Watched::open(dir).unwrap();
     let start = Instant::now();
-    while watched.library.problem.is_none() || watched.library.known("nasty").is_none() {
+    while watched.library.problem.is_none() || watched.library.known("nasty", false).is_none() {
         assert!(start.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(5));
-        watched.library.look(&watched.samples.ids());
+        watched.library.look();
     }
     // It is on the screen, and temporary folders have names that vary.
     watched.dir = "runs/test".into();

@@ -47,16 +47,18 @@ fn wrap_line(line: &str, columns: usize) -> Vec<String> {
             width = 0;
         }
         for grapheme in Span::raw(word).styled_graphemes(Style::default()) {
-            let wide = self::width(grapheme.symbol);
+            // What is wider than a line, such as a letter with a hundred marks, has a stand-in.
+            let symbol = if self::width(grapheme.symbol) > columns { "\u{fffd}" } else { grapheme.symbol };
+            let wide = self::width(symbol);
             if width + wide > columns && width > 0 {
                 lines.push(std::mem::take(&mut now));
                 width = 0;
                 // The space that the line is broken at.
-                if grapheme.symbol == " " {
+                if symbol == " " {
                     continue;
                 }
             }
-            now += grapheme.symbol;
+            now += symbol;
             width += wide;
         }
     }
@@ -83,7 +85,7 @@ mod tests {
         // Each of these takes two columns.
         assert_eq!(wrap("日本語で話す", 5), ["日本", "語で", "話す"]);
         assert_eq!(wrap("e\u{301}e\u{301}e\u{301}", 2), ["e\u{301}e\u{301}", "e\u{301}"]);
-        assert_eq!(wrap("日", 1), ["日"]);
+        assert_eq!(wrap("日a", 1), ["\u{fffd}", "a"]);
         assert_eq!(wrap("", 0), [""]);
     }
 
