@@ -7,6 +7,9 @@ use topspin_game::run::Manifest;
 
 use super::tail::{News, Tail};
 
+/// A line of a quantity: its name, where there are several, and its value at a step that has one.
+pub type QuantityLine = (&'static str, fn(&StepMetrics) -> Option<f64>);
+
 /// Something that a step reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantity {
@@ -32,7 +35,7 @@ impl Quantity {
     }
 
     /// What is drawn of it, each with its name where there are several.
-    pub fn lines(self) -> &'static [(&'static str, fn(&StepMetrics) -> Option<f64>)] {
+    pub fn lines(self) -> &'static [QuantityLine] {
         fn game(metrics: &StepMetrics, of: fn(&GameMetrics) -> f64) -> Option<f64> {
             metrics.game.as_ref().map(of)
         }

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::bail;
 use topspin_eval::page::Folder;
 use topspin_game::config::Config;
-use topspin_game::run::{Manifest, Progress, RunError, State, Summary};
+use topspin_game::run::{Manifest, Progress, State, Summary};
 
 use super::curves::Curve;
 use super::library::Library;
@@ -79,7 +79,7 @@ impl Watched {
     /// Reads what has come since the last look.
     pub fn look(&mut self) {
         // What cannot be read now is told, and what was read before stays.
-        self.problem = self.look_at_manifest().err().map(|error| error.to_string());
+        self.problem = self.look_at_manifest().err().map(|error| format!("{error:#}"));
         let progress = Progress::read(&self.dir);
         let written = |progress: &Option<Progress>| progress.as_ref().map(|progress| progress.written);
         if self.progress.is_some() && progress.is_some() && written(&progress) != written(&self.progress) {
@@ -92,19 +92,19 @@ impl Watched {
         self.library.look();
     }
 
-    fn look_at_manifest(&mut self) -> Result<(), RunError> {
+    fn look_at_manifest(&mut self) -> anyhow::Result<()> {
         let there = std::fs::metadata(self.dir.join("manifest.json")).ok();
         let stamp = there.and_then(|there| Some((there.modified().ok()?, there.len())));
         if stamp.is_some() && stamp == self.stamp {
             return Ok(());
         }
         let manifest = Manifest::read(&self.dir)?;
-        self.summary = Summary::read(&self.dir)?;
         if !manifest.stages.iter().map(|stage| &stage.name).eq(self.manifest.stages.iter().map(|stage| &stage.name)) {
             // Another run in the same place.
-            self.curves = Curve::all(&manifest, &self.dir);
-            self.samples = Samples::default();
+            *self = Self::open(&self.dir.clone())?;
+            return Ok(());
         }
+        self.summary = Summary::read(&self.dir)?;
         (self.manifest, self.stamp) = (manifest, stamp);
         Ok(())
     }
@@ -137,6 +137,6 @@ impl Watched {
     /// How far the stage is that the run said it is at, and how fast.
     pub fn pace(&self) -> Option<Pace> {
         let Progress { done, total, done_before, began, written, .. } = *self.progress.as_ref()?;
-        (total > 0).then(|| Pace { done, total, before: done_before, seconds: written - began })
+        (total > 0).then_some(Pace { done, total, before: done_before, seconds: written - began })
     }
 }

@@ -60,7 +60,7 @@ pub fn draw(frame: &mut Frame, area: Rect, block: Block, watched: &Watched, app:
 /// compared: their losses are of different things.
 fn lines(curves: &[Curve], quantity: Quantity, columns: usize) -> Vec<Drawn> {
     let begun = || curves.iter().filter_map(|curve| Some((curve, curve.last()?.game.is_some())));
-    let Some((latest, plays)) = begun().last() else { return Vec::new() };
+    let Some((latest, plays)) = begun().next_back() else { return Vec::new() };
     let mut alike: Vec<_> = begun().filter(|(_, also)| *also == plays).map(|(curve, _)| curve).collect();
     alike.drain(..alike.len().saturating_sub(MOST / quantity.lines().len()));
     let mut drawn = Vec::new();
@@ -112,7 +112,9 @@ fn bounds(drawn: &[Drawn]) -> Option<[[f64; 2]; 2]> {
     let [low, high] = range(|point| point.1)?;
     // The room of a curve that is flat: some of its height above 0.
     let room = 0.05 * if high > low { high - low } else { high.abs().max(1e-6) };
-    Some([[first, if last > first { last } else { first + 1.0 }], [low - room, high + room]])
+    // A loss has no values below 0, so neither has its axis.
+    let bottom = if low >= 0.0 { (low - room).max(0.0) } else { low - room };
+    Some([[first, if last > first { last } else { first + 1.0 }], [bottom, high + room]])
 }
 
 /// A number in a few characters.
@@ -147,7 +149,7 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let told = [0.0, 0.69314, -12.345, 123.4, 5e-7, 1234567.0, -0.5].map(number);
-        assert_eq!(told, ["0", "0.693", "-12.3", "123", "5.0e-7", "1.2e6", "-0.500"]);
+        let told = [0.0, 0.71234, -12.345, 123.4, 5e-7, 1234567.0, -0.5].map(number);
+        assert_eq!(told, ["0", "0.712", "-12.3", "123", "5.0e-7", "1.2e6", "-0.500"]);
     }
 }

@@ -304,4 +304,11 @@ fn what_vanishes_is_told_and_may_come_back() {
     fs::write(dir.path().join("iter-2/metrics.partial.jsonl"), metrics(41, true)).unwrap();
     watched.look();
     assert_eq!((&watched.problem, watched.curves[2].last().unwrap().step), (&None, 41));
+
+    // Another run in the same place.
+    let mut other = Manifest::new(1, Default::default(), None, ["iter-0/train", "iter-0/eval"].map(String::from));
+    other.stages[0].state = State::Done;
+    other.write(dir.path()).unwrap();
+    watched.look();
+    assert_eq!((&watched.problem, watched.curves.len(), watched.stage()), (&None, 1, Some((2, "iter-0/eval"))));
 }
