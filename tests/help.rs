@@ -15,6 +15,7 @@ fn help_teaches() {
         "chat",
         "export",
         "inspect",
+        "watch",
         "report",
         "data",
         "bench",

@@ -22,3 +22,4 @@ mod report;
 mod runs;
 mod scores;
 mod smollm2;
+mod watch;

@@ -109,7 +109,10 @@ pub fn reproducible(dir: &Path) -> Vec<(String, Vec<u8>)> {
                 files.push((name, fs::read_link(&path).unwrap().display().to_string().into_bytes()));
             } else if path.is_dir() {
                 walk(&path, root, files);
-            } else if !name.ends_with("throughput.jsonl") && !name.contains("tfevents") && name != "config.toml" {
+            } else if !name.ends_with("throughput.jsonl")
+                && !name.contains("tfevents")
+                && !["config.toml", "progress.json"].contains(&&*name)
+            {
                 files.push((name, fs::read(&path).unwrap()));
             }
         }

@@ -12,7 +12,7 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 pub use error::{Action, FileError};
-pub use write::{symlink_atomic, write_atomic, write_dir_atomic};
+pub use write::{replace, symlink_atomic, write_atomic, write_dir_atomic};
 
 /// Reads a whole file.
 pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {

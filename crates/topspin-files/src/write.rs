@@ -40,6 +40,19 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::
     })
 }
 
+/// Replaces a file by these bytes so that a reader sees the old content or the new, never a part.
+///
+/// Unlike [`write_atomic`] it does not wait for the disk: after a power cut the file may be empty. For what is written often and
+/// missed by nobody.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let fail = |e| FileError::new(Action::Write, path, e);
+    let temporary = beside(path, "tmp").map_err(fail)?;
+    fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path)).map_err(|e| {
+        let _ = clear(&temporary);
+        fail(e)
+    })
+}
+
 /// Writes a folder of files so that it is there whole or not at all.
 ///
 /// `fill` gets an empty temporary folder beside the destination, which is synchronised and renamed. A folder that

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, completions, data, eval, export, generate, inspect, lab, quickstart, report, run, score, sft,
+    bench, chat, completions, data, eval, export, generate, inspect, lab, quickstart, report, run, score, sft, watch,
 };
 use crate::log::LogFlags;
 
@@ -24,6 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   topspin quickstart                                             See it at work in a minute
   topspin run game.toml --set data.train=train.jsonl             Play the game on your data
+  topspin watch runs/game                                        See it while it is at work
   topspin report runs/game                                       Look at it: results, curves, answers
   topspin data inspect train.jsonl                               What is in this file?
   topspin generate --model M --input p.jsonl --output out.jsonl  An answer to each prompt
@@ -49,6 +50,7 @@ pub enum Command {
     Chat(chat::Args),
     Export(export::Args),
     Inspect(inspect::Args),
+    Watch(watch::Args),
     Report(report::Args),
     Data(data::Args),
     Bench(bench::Args),

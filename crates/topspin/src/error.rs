@@ -87,8 +87,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// `error:`, in red where that is welcome.
 fn label() -> &'static str {
-    let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if colour { "\x1b[1;31merror:\x1b[0m" } else { "error:" }
+    if stderr().is_terminal() && welcomes_colour() { "\x1b[1;31merror:\x1b[0m" } else { "error:" }
+}
+
+/// Whether the user has nothing against colour: see no-color.org.
+pub fn welcomes_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn say(sentence: &str) {

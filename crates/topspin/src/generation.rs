@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::engine::Model;
 use crate::input::{self, Line};
-use crate::progress;
+use crate::progress::Bar;
 
 /// What to generate.
 pub struct Plan {
@@ -78,17 +78,16 @@ pub fn generate(model: &Model, lines: &[Line], plan: &Plan) -> anyhow::Result<Ve
         ..EngineSettings::default()
     };
     let mut engine = Engine::new(&model.decoder, settings)?;
-    let bar = progress::bar("responses", requests.len());
+    let mut bar = Bar::begin("generating", "responses", requests.len(), 0);
     let start = Instant::now();
     let mut tokens = 0;
     let completions = engine.run_with(&requests, |event| {
         if let Event::Step(progress) = event {
             tokens = progress.tokens;
-            bar.set_position(progress.completed as u64);
-            bar.set_message(format!(", {:.0} tokens/s", tokens as f64 / start.elapsed().as_secs_f64()));
+            bar.advance(progress.completed, &format!("{:.0} tokens/s", tokens as f64 / start.elapsed().as_secs_f64()));
         }
     });
-    bar.finish_and_clear();
+    drop(bar);
     let completions = completions?;
     let seconds = start.elapsed().as_secs_f64();
     let cut = completions.iter().filter(|completion| completion.finish == Finish::Length).count();

@@ -15,17 +15,8 @@ pub fn description() -> String {
 
 /// Largest resident set, in bytes.
 pub fn peak_rss_bytes() -> Option<u64> {
-    status_bytes("VmHWM:")
-}
-
-/// Resident set now, in bytes.
-pub fn rss_bytes() -> Option<u64> {
-    status_bytes("VmRSS:")
-}
-
-fn status_bytes(key: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -54,7 +45,6 @@ mod tests {
     #[test]
     fn the_kernel_counts() {
         assert!(peak_rss_bytes().unwrap() > 1 << 20);
-        assert!(rss_bytes().unwrap() > 1 << 20);
         let before = cpu_seconds().unwrap();
         let mut x = 1_u64;
         while cpu_seconds().unwrap() < before + 0.02 {

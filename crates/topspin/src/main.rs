@@ -59,6 +59,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Chat(args) => commands::chat::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Watch(args) => commands::watch::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => commands::bench::run(args),

@@ -8,7 +8,7 @@ use topspin_model::decoder::{Keep, Tape};
 use tracing::info;
 
 use crate::engine::Model;
-use crate::progress;
+use crate::progress::Bar;
 
 /// Rows of one forward: enough to fill the processor, few beside the weights.
 const ROWS: usize = 1024;
@@ -22,16 +22,15 @@ pub fn score_all(model: &Model, trees: &[TokenTree<'_>]) -> anyhow::Result<Vec<V
     trees.iter().try_for_each(|tree| tree.check(&model.files.config))?;
     let mut tape = Tape::new(model.decoder.device(), Keep::Nothing);
     let mut logprobs = Vec::with_capacity(trees.len());
-    let bar = progress::bar("prompts", trees.len());
+    let mut bar = Bar::begin("scoring", "prompts", trees.len(), 0);
     let start = Instant::now();
     let mut rows = 0;
     for some in trees.chunks(TREES) {
         logprobs.extend(score(&model.decoder, &mut tape, some, ROWS)?);
         rows += some.iter().map(TokenTree::rows).sum::<usize>();
-        bar.set_position(logprobs.len() as u64);
-        bar.set_message(format!(", {:.0} tokens/s", rows as f64 / start.elapsed().as_secs_f64()));
+        bar.advance(logprobs.len(), &format!("{:.0} tokens/s", rows as f64 / start.elapsed().as_secs_f64()));
     }
-    bar.finish_and_clear();
+    drop(bar);
     let (seconds, responses) =
         (start.elapsed().as_secs_f64(), trees.iter().map(|tree| tree.responses.len()).sum::<usize>());
     info!("{responses} responses scored, {rows} tokens in {seconds:.1} s ({:.0} tokens/s)", rows as f64 / seconds);

@@ -65,6 +65,13 @@ pub struct Manifest {
     pub stages: Vec<Stage>,
 }
 
+/// What a manifest of any form says.
+#[derive(Deserialize)]
+struct Form {
+    format: u32,
+    topspin: String,
+}
+
 /// Records of a run, by what became of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -198,7 +205,12 @@ impl Manifest {
 
     /// Reads the manifest of a run's folder.
     pub fn read(dir: &Path) -> Result<Self, RunError> {
-        read_json(&dir.join("manifest.json"))
+        let path = dir.join("manifest.json");
+        // First this, since what it says besides may be unknown here.
+        match read_json(&path)? {
+            Form { format: FORMAT, .. } => read_json(&path),
+            Form { topspin: version, .. } => Err(RunError::OtherFormat { dir: dir.into(), version }),
+        }
     }
 
     /// Writes the manifest into a run's folder.
@@ -218,9 +230,6 @@ impl Manifest {
 
     /// Whether this manifest, read from `dir`, is that of a run on the same inputs.
     pub fn check_same_inputs(&self, now: &Inputs, dir: &Path) -> Result<(), RunError> {
-        if self.format != FORMAT {
-            return Err(RunError::OtherFormat { dir: dir.into(), version: self.topspin.clone() });
-        }
         let changed = |key: &String, change| RunError::InputChanged { key: key.clone(), change, dir: dir.into() };
         for (key, then) in &self.inputs {
             let old = then.path.display();

@@ -6,6 +6,7 @@
 //! ```text
 //! config.toml        the resolved configuration
 //! manifest.json      hashes of the inputs, and the state and results of every stage
+//! progress.json      while the run is at work: the stage, and how far it is
 //! skipped.jsonl      records that were left out, if any
 //! base/              the model as it came: evaluation
 //! iter-0/            the supervised model: metrics, evaluation, model
@@ -58,6 +59,7 @@ mod observer;
 mod open;
 mod pairs;
 mod plan;
+mod progress;
 mod rate;
 mod rollouts;
 mod round;
@@ -90,6 +92,8 @@ use items::Items;
 pub use manifest::{Input, Inputs, Manifest, Records, Stage, State};
 pub use observer::{Observer, Silent};
 use plan::Work;
+use progress::Told;
+pub use progress::{Progress, resident_bytes};
 pub use rate::product_rate;
 pub use rollouts::Rollout;
 pub use scores::Judged;
@@ -136,6 +140,7 @@ pub fn run<D: Device + Clone>(
             }
         }
     }
+    run.observer.leave(run.manifest.is_finished());
     run.summary()
 }
 
@@ -174,7 +179,7 @@ struct Run<'a, D: Device> {
     plan: Vec<Work>,
     /// Operations of matrix products in a second, if any stage is left to do.
     rate: f64,
-    observer: &'a mut dyn Observer,
+    observer: Told<'a>,
     stop: &'a AtomicBool,
     _lock: Lock,
 }
@@ -211,6 +216,7 @@ impl<D: Device + Clone> Run<'_, D> {
         let is_left = self.manifest.figures(&name).is_none();
         if is_left {
             self.check_stop(&name)?;
+            self.observer.enter(&name);
             topspin_files::create_dir_all(&self.dir.join(folder))?;
             let done = self.done(work);
             self.observer.end();

@@ -17,6 +17,7 @@ use super::items::{DataFiles, Items, by_reason};
 use super::lines::write_lines;
 use super::manifest::{Input, Inputs, Manifest, Records, sha256_of_file, sha256_of_text};
 use super::plan::{Work, plan};
+use super::progress::Told;
 use super::rate::product_rate;
 use super::{Observer, Run, RunError};
 use crate::config::{Config, PrecisionChoice};
@@ -91,13 +92,14 @@ impl<'a, D: Device + Clone> Run<'a, D> {
             manifest.write(&dir)?;
         }
         let rate = if manifest.is_finished() { 0.0 } else { product_rate(device, precision) };
+        let observer = Told::new(observer, &dir);
         let run =
             Self { device, precision, config, dir, base, items, manifest, plan, rate, observer, stop, _lock: lock };
         run.introduce(begun)
     }
 
     /// Says what is about to be done with what.
-    fn introduce(self, begun: bool) -> Result<Self, RunError> {
+    fn introduce(mut self, begun: bool) -> Result<Self, RunError> {
         let Self { items, precision, dir, .. } = &self;
         let precision = match precision {
             Precision::F32 => "f32",

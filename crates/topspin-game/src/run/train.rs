@@ -326,7 +326,8 @@ impl<D: Device + Clone> Run<'_, D> {
         let figures =
             TrainFigures::new(&history[first..], course.lessons.len(), course.lessons.scale().map(|scale| scale.beta));
         if total > 0 {
-            self.observer.say(&format!("{name}: {}{}", figures.sentence(), self.speed(worked)));
+            let speed = self.speed(worked);
+            self.observer.say(&format!("{name}: {}{speed}", figures.sentence()));
         }
         let rose = of_losses(figures.first_loss, figures.loss);
         self.warn_of(&name, rose.as_slice());

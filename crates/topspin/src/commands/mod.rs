@@ -15,3 +15,4 @@ pub mod report;
 pub mod run;
 pub mod score;
 pub mod sft;
+pub mod watch;

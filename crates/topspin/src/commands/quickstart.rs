@@ -92,7 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn play(dir: &Path, seed: u64, precision: Precision) -> anyhow::Result<Summary> {
     let (device, stop) = (Cpu::new(), Graceful::requested());
     let config = quickstart::config(dir, seed);
-    let mut audience = Audience { listener: Listener::new(), run: PathBuf::from(&config.output.dir) };
+    let mut audience = Audience { listener: Listener::default(), run: PathBuf::from(&config.output.dir) };
     match quickstart::prepare(&device, dir, seed, &mut audience, stop) {
         Err(stopped @ quickstart::QuickstartError::Stopped) => return Err(Interrupted(stopped.to_string()).into()),
         prepared => prepared?,

@@ -95,17 +95,20 @@ fn read(folder: &Folder, args: &Args) -> anyhow::Result<RunPage> {
     }
 }
 
-/// How the run's model spells: by the given model, or else by one that the run saved, or by the one that it started from.
+/// How the run's model spells: by the given model, or else by the run's own.
 fn dialect(folder: &Folder, given: Option<&str>) -> anyhow::Result<Dialect> {
-    let saved = || {
-        let models = folder.stage_folders().into_iter().map(|stage| folder.dir().join(stage).join("model"));
-        // An adapter's folder has no tokenizer: the model below it does.
-        models.filter(|model| model.join("tokenizer.json").exists()).find_map(|model| Some(model.to_str()?.to_owned()))
-    };
-    let Some(spec) = given.map(str::to_owned).or_else(saved).or_else(|| folder.model().map(str::to_owned)) else {
+    let Some(spec) = given.map(str::to_owned).or_else(|| speller_of(folder)) else {
         bail!("its config.toml names no model");
     };
     Ok(engine::open(&spec)?.dialect)
+}
+
+/// A model that has a run's tokenizer: one that the run saved, or the one that it started from.
+pub fn speller_of(folder: &Folder) -> Option<String> {
+    let models = folder.stage_folders().into_iter().map(|stage| folder.dir().join(stage).join("model"));
+    // An adapter's folder has no tokenizer: the model below it does.
+    let mut saved = models.filter(|model| model.join("tokenizer.json").exists());
+    saved.find_map(|model| Some(model.to_str()?.to_owned())).or_else(|| folder.model().map(str::to_owned))
 }
 
 /// Spells tokens by a model's tokenizer.

@@ -1,10 +1,7 @@
 //! `topspin run`: the whole game.
 
-use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
 use topspin_game::config::{Config, PrecisionChoice};
 use topspin_game::run::{Observer, RunError, Until};
 use topspin_kernels::cpu::Cpu;
@@ -14,19 +11,17 @@ use crate::error::Interrupted;
 use crate::exporter::{Exported, Exporter};
 use crate::flags::Dtype;
 use crate::interrupt::Graceful;
-use crate::{engine, output, progress};
+use crate::progress::Bar;
+use crate::{engine, output};
 
 const EXAMPLES: &str = "\
 Examples:
   topspin run configs/e2e-smollm2.toml --set data.train=train.jsonl --set data.test=test.jsonl
   topspin run my.toml --set game.beta=0.2 --set 'train.lr=[2e-6, 1e-6, 5e-7]'
-  topspin inspect runs/my                                          How far is it?
+  topspin watch runs/my                                            See it at work
 
 The same command again goes on where the last one ended, in whatever way it ended. Ctrl-C finishes the step at hand and
 saves; a second Ctrl-C ends the program at once.";
-
-/// How often there is a line about progress where there are no bars.
-const BETWEEN_LINES: Duration = Duration::from_secs(30);
 
 /// Play the whole game: supervised warm-up, self-play iterations, evaluation
 ///
@@ -60,7 +55,7 @@ pub fn play(args: Args, until: Until) -> anyhow::Result<()> {
     };
     let precision = engine::prepare(dtype, Some(output.threads).filter(|&threads| threads > 0))?;
     let graceful = Graceful::begin();
-    let mut listener = Exported { listener: Listener::new(), exporter };
+    let mut listener = Exported { listener: Listener::default(), exporter };
     let stop = Graceful::requested();
     let played = topspin_game::run::run(&Cpu::new(), precision, &config, until, &mut listener, stop);
     match played {
@@ -75,51 +70,26 @@ pub fn play(args: Args, until: Until) -> anyhow::Result<()> {
 }
 
 /// Shows a run: bars in a terminal, else a line now and then.
+#[derive(Default)]
 pub struct Listener {
-    bar: ProgressBar,
-    stage: String,
-    unit: &'static str,
-    total: usize,
-    shows_bars: bool,
-    last_line: Instant,
-}
-
-impl Listener {
-    /// Shows nothing yet.
-    pub fn new() -> Self {
-        Self {
-            bar: ProgressBar::hidden(),
-            stage: String::new(),
-            unit: "",
-            total: 0,
-            shows_bars: stderr().is_terminal(),
-            last_line: Instant::now(),
-        }
-    }
+    bar: Option<Bar>,
 }
 
 impl Observer for Listener {
     fn begin(&mut self, stage: &str, unit: &'static str, total: usize, done: usize) {
-        self.bar.finish_and_clear();
-        self.bar = progress::bar(unit, total);
-        self.bar.set_position(done as u64);
-        // Else the steps of an earlier call would count as done in no time.
-        self.bar.reset_eta();
-        (self.stage, self.unit, self.total, self.last_line) = (stage.into(), unit, total, Instant::now());
+        // The old one goes before the new one comes.
+        self.bar = None;
+        self.bar = Some(Bar::begin(stage, unit, total, done));
     }
 
     fn advance(&mut self, done: usize, note: &str) {
-        self.bar.set_position(done as u64);
-        self.bar.set_message(if note.is_empty() { String::new() } else { format!(" {note}") });
-        if !self.shows_bars && self.last_line.elapsed() >= BETWEEN_LINES && done < self.total {
-            let note = if note.is_empty() { String::new() } else { format!(", {note}") };
-            info!("{}: {done} of {} {}{note}", self.stage, self.total, self.unit);
-            self.last_line = Instant::now();
+        if let Some(bar) = &mut self.bar {
+            bar.advance(done, note);
         }
     }
 
     fn end(&mut self) {
-        self.bar.finish_and_clear();
+        self.bar = None;
     }
 
     fn say(&mut self, line: &str) {

@@ -17,10 +17,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use topspin_eval::Report;
 use topspin_game::metrics::{StepMetrics, ThroughputLine};
-use topspin_game::run::Observer;
+use topspin_game::run::{Observer, resident_bytes};
 use tracing::info;
 
-use crate::machine;
 
 /// What is known of the run.
 #[derive(Debug, Default)]
@@ -157,7 +156,7 @@ impl Gauges {
 /// All figures in Prometheus' text format.
 fn text(figures: &Mutex<Figures>) -> String {
     let mut gauges = Gauges::default();
-    if let Some(bytes) = machine::rss_bytes() {
+    if let Some(bytes) = resident_bytes() {
         // The name that all programs have for it.
         gauges.add("process_resident_memory_bytes", "Resident memory size in bytes", Vec::new(), bytes as f64);
     }

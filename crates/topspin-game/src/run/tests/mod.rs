@@ -28,6 +28,7 @@ mod events;
 mod given;
 mod guards;
 mod opponents;
+mod progress;
 mod resume;
 mod rounds;
 mod scores;

@@ -13,7 +13,8 @@ use topspin_model::config::DecoderConfig;
 use super::clock::median;
 use super::subject::{Subject, SubjectFlags};
 use crate::flags::positive;
-use crate::{engine, output, progress};
+use crate::progress::Bar;
+use crate::{engine, output};
 
 /// For how long each product is timed.
 const SPAN: Duration = Duration::from_millis(30);
@@ -65,7 +66,7 @@ pub fn run(Args { rows, subject, json }: Args) -> anyhow::Result<()> {
     let device = Cpu::new();
     let mut peak = product_rate(&device, subject.precision);
     let matrices = matrices(&subject.config);
-    let bar = progress::bar("products", matrices.len() * rows.len());
+    let mut bar = Bar::begin("gemm", "products", matrices.len() * rows.len(), 0);
     let mut products = Vec::new();
     for (product, n, k) in matrices {
         for &batch_rows in &rows {
@@ -74,10 +75,10 @@ pub fn run(Args { rows, subject, json }: Args) -> anyhow::Result<()> {
                 let Product { rows, columns, depth } = shape;
                 products.push(Rate { product, form, batch_rows, rows, columns, depth, gflops });
             }
-            bar.inc(1);
+            bar.step();
         }
     }
-    bar.finish_and_clear();
+    drop(bar);
     peak = peak.max(product_rate(&device, subject.precision));
     let figures = Figures {
         work: "gemm",

@@ -7,7 +7,7 @@ use super::clock::Clock;
 use super::figures::{Done, Figures};
 use super::subject::{Subject, TimedDecoder};
 use crate::flags::positive;
-use crate::progress;
+use crate::progress::Bar;
 
 /// Generation, every response to its full length
 #[derive(Debug, clap::Args)]
@@ -61,13 +61,13 @@ fn repeat(
     steps: usize,
     mut generate: impl FnMut() -> anyhow::Result<Progress>,
 ) -> anyhow::Result<Progress> {
-    let bar = progress::bar("repetitions", steps + 1);
+    let mut bar = Bar::begin("generating", "repetitions", steps + 1, 0);
     clock.phase("generate", &mut generate)?;
     clock.warm();
     clock.measure_products();
     let mut last = Progress::default();
     for step in 0..steps {
-        bar.set_position(step as u64 + 1);
+        bar.advance(step + 1, "");
         last = clock.phase("generate", &mut generate)?;
         clock.lap();
     }

@@ -14,7 +14,7 @@ use super::subject::{Subject, TimedDecoder};
 use super::tokens::TokenExample;
 use super::train::{BatchFlags, step};
 use crate::flags::positive;
-use crate::progress;
+use crate::progress::Bar;
 
 /// One iteration of self-play: a sample for each prompt, the opponent's view of the real responses, an epoch of training
 ///
@@ -114,15 +114,15 @@ impl Iteration<'_> {
             ..EngineSettings::default()
         };
         let requests = self.requests();
-        let bar = progress::bar("responses", requests.len());
+        let mut bar = Bar::begin("rollouts", "responses", requests.len(), 0);
         let mut last = Progress::default();
         let completions = Engine::new(decoder, settings)?.run_with(&requests, |event| {
             if let Event::Step(progress) = event {
                 last = progress;
-                bar.set_position(progress.completed as u64);
+                bar.advance(progress.completed, "");
             }
         })?;
-        bar.finish_and_clear();
+        drop(bar);
         Ok((completions, last))
     }
 
@@ -141,15 +141,15 @@ impl Iteration<'_> {
     fn train(&self, trees: &[Tree]) -> anyhow::Result<Throughput> {
         let pairs = all_pairs(trees);
         let batches = Batches::new(0, 1, singly(pairs.len()), self.size.batch_pairs, 1, Position::default());
-        let bar = progress::bar("steps", batches.total() as usize);
+        let mut bar = Bar::begin("training", "steps", batches.total() as usize, 0);
         let mut trainer = Trainer::new(self.subject.trainee(None)?, self.batch.settings(batches.total() as usize));
         let mut work = Throughput::default();
         for chosen in batches {
             let pairs: Vec<_> = chosen.iter().map(|&index| pairs[index]).collect();
             work += step(&mut trainer, trees, &pairs)?;
-            bar.inc(1);
+            bar.step();
         }
-        bar.finish_and_clear();
+        drop(bar);
         Ok(work)
     }
 

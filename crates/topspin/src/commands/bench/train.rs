@@ -19,7 +19,7 @@ use super::figures::{Done, Figures};
 use super::subject::Subject;
 use super::tokens::TokenPair;
 use crate::flags::positive;
-use crate::progress;
+use crate::progress::Bar;
 
 /// Self-play steps on pairs: forward, backward and update
 #[derive(Debug, clap::Args)]
@@ -100,13 +100,13 @@ pub fn run(Args { size, batch, common }: Args) -> anyhow::Result<()> {
     let mut trainer = Trainer::new(subject.trainee(size.lora_rank)?, batch.settings(size.steps + 1));
     let mut clock = Clock::new(&subject);
 
-    let bar = progress::bar("repetitions", size.steps + 1);
+    let mut bar = Bar::begin("training", "repetitions", size.steps + 1, 0);
     clock.phase("train", || step(&mut trainer, &trees, &pairs))?;
     clock.warm();
     clock.measure_products();
     let mut work = Throughput::default();
     for at in 0..size.steps {
-        bar.set_position(at as u64 + 1);
+        bar.advance(at + 1, "");
         work = clock.phase("train", || step(&mut trainer, &trees, &pairs))?;
         clock.lap();
     }

@@ -19,7 +19,8 @@ use super::subject::{Subject, SubjectFlags, TimedDecoder};
 use super::tokens::TokenFlags;
 use super::train::{self, settings, trees};
 use crate::flags::positive;
-use crate::{engine, machine, output, progress};
+use crate::progress::Bar;
+use crate::{engine, machine, output};
 use report::{Point, Scaling};
 
 /// Pairs of a training step, where they are not what varies.
@@ -96,7 +97,7 @@ fn measure(subject: &Subject, sweep: &Sweep) -> anyhow::Result<Scaling> {
         false => sweep.thread_counts.clone(),
     };
     let points = [&sweep.batch_tokens, &sweep.prompt_tokens, &thread_counts, &sweep.live_sequences];
-    let bar = progress::bar("points", points.iter().map(|values| values.len()).sum());
+    let mut bar = Bar::begin("scaling", "points", points.iter().map(|values| values.len()).sum(), 0);
 
     let standard = Step {
         x: 0,
@@ -108,7 +109,7 @@ fn measure(subject: &Subject, sweep: &Sweep) -> anyhow::Result<Scaling> {
     let mut training = Training::new(subject, sweep)?;
     let mut train = |values: &[usize], step: &dyn Fn(usize) -> Step| -> anyhow::Result<Vec<Point>> {
         let point = |&value| {
-            bar.inc(1);
+            bar.step();
             training.point(step(value))
         };
         values.iter().map(point).collect()
@@ -125,11 +126,11 @@ fn measure(subject: &Subject, sweep: &Sweep) -> anyhow::Result<Scaling> {
 
     let decoder = subject.generator()?;
     let generate = |&live: &usize| {
-        bar.inc(1);
+        bar.step();
         generation(subject, sweep, &decoder, live)
     };
     let generate_by_live_sequences = sweep.live_sequences.iter().map(generate).collect::<anyhow::Result<_>>()?;
-    bar.finish_and_clear();
+    drop(bar);
     Ok(Scaling {
         work: "scaling",
         model: subject.name.clone(),
