@@ -17,7 +17,8 @@ fn evaluate(sandbox: &Sandbox, line: &str) -> Value {
 /// The value of a figure of the first task of a model.
 fn value(evaluation: &Value, model: usize, figure: &str) -> f64 {
     let tasks = evaluation["models"][model]["tasks"].as_object().unwrap();
-    let figures = tasks.values().find_map(|task| task["figures"].get(figure)).unwrap_or_else(|| panic!("{figure}: {evaluation}"));
+    let figures =
+        tasks.values().find_map(|task| task["figures"].get(figure)).unwrap_or_else(|| panic!("{figure}: {evaluation}"));
     figures["value"].as_f64().unwrap()
 }
 
@@ -68,12 +69,16 @@ fn likelihoods_and_answers_are_those_of_score_and_generate() {
     assert_eq!(value(&evaluation, 0, "exact_match"), 0.5);
 }
 
+/// The results in a folder of results.
+fn results_of(sandbox: &Sandbox, folder: &str) -> Value {
+    let name = sandbox.read_dir(folder).into_iter().find(|name| name.starts_with("results_")).unwrap();
+    serde_json::from_str(&sandbox.read(&format!("{folder}/{name}"))).unwrap()
+}
+
 /// The samples of a task in a folder of results.
 fn sample_lines(sandbox: &Sandbox, folder: &str, task: &str) -> Vec<Value> {
-    let entries = fs::read_dir(sandbox.path(folder)).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let start = format!("samples_{task}_");
-    let name = names.filter(|name| name.starts_with(&start)).max().unwrap();
+    let name = sandbox.read_dir(folder).into_iter().find(|name| name.starts_with(&start)).unwrap();
     sandbox.read_lines(&format!("{folder}/{name}"))
 }
 
@@ -114,9 +119,9 @@ fn choices_are_scored_as_texts_are() {
     assert_eq!(value(&evaluation, 0, "acc_norm"), normalised as f64 / 3.0);
 
     // The same questions in the columns of HellaSwag and of ARC.
-    let hellaswag = questions().into_iter().zip(right).map(|(q, right)| {
-        json!({"ind": right, "ctx": q["question"], "endings": q["choices"], "label": right.to_string()})
-    });
+    let hellaswag = questions().into_iter().zip(right).map(
+        |(q, right)| json!({"ind": right, "ctx": q["question"], "endings": q["choices"], "label": right.to_string()}),
+    );
     sandbox.write_lines("hellaswag.jsonl", &hellaswag.collect::<Vec<_>>());
     let arc = questions().into_iter().zip(right).map(|(q, right)| {
         let choices = json!({"text": q["choices"], "label": ["1", "2", "3"]});
@@ -146,10 +151,10 @@ fn results_are_in_the_layout_of_the_harness() {
          [[task]]\nname = 'picks'\npreset = 'multiple_choice'\ndata = 'picks.jsonl'\n",
     );
     sandbox.finish("eval model --tasks t.toml --output results");
-    let name = sandbox.read_dir("results/model").into_iter().find(|name| name.starts_with("results_")).unwrap();
-    let found: Value = serde_json::from_str(&sandbox.read(&format!("results/model/{name}"))).unwrap();
+    let found = results_of(&sandbox, "results/model");
     let golden = root().join("tests/golden/metrics/harness");
-    let golden_results: Value = serde_json::from_str(&fs::read_to_string(golden.join("results.json")).unwrap()).unwrap();
+    let golden_results: Value =
+        serde_json::from_str(&fs::read_to_string(golden.join("results.json")).unwrap()).unwrap();
     let keys = |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     for (key, value) in golden_results.as_object().unwrap() {
         let same = |found: &Value| found.is_object() == value.is_object();
@@ -168,7 +173,8 @@ fn results_are_in_the_layout_of_the_harness() {
         let lines = fs::read_to_string(golden.join(format!("samples_{task}.jsonl"))).unwrap();
         let expected: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
         let sample = &sample_lines(&sandbox, "results/model", task)[0];
-        let until = |sample: &Value| keys(sample).into_iter().take_while(|key| key != "target_hash").collect::<Vec<_>>();
+        let until =
+            |sample: &Value| keys(sample).into_iter().take_while(|key| key != "target_hash").collect::<Vec<_>>();
         assert_eq!(until(sample), until(&expected));
         for metric in expected["metrics"].as_array().unwrap() {
             assert!(sample.get(metric.as_str().unwrap()).is_some(), "{task}: {metric}");
@@ -178,7 +184,10 @@ fn results_are_in_the_layout_of_the_harness() {
     assert_eq!((&found["versions"]["sums"], &found["versions"]["picks"]), (&json!(3.0), &json!(1.0)));
     assert_eq!(found["config"]["model_args"], "model");
     let sample = &sample_lines(&sandbox, "results/model", "sums")[0];
-    assert_eq!((&sample["doc"], &sample["target"], &sample["filter"]), (&sums, &sums["answer"], &json!("strict-match")));
+    assert_eq!(
+        (&sample["doc"], &sample["target"], &sample["filter"]),
+        (&sums, &sums["answer"], &json!("strict-match"))
+    );
 }
 
 #[test]
@@ -204,7 +213,8 @@ fn figures_depend_on_neither_the_day_nor_the_order() {
     assert_eq!(run("other.jsonl", "c", "86400").replace("other.jsonl", "data.jsonl"), first);
     let names = sandbox.read_dir("a/model");
     assert_eq!(names, sandbox.read_dir("b/model"));
-    let expected: Vec<_> = ["discrimination", "nll", "summary"].map(|task| format!("samples_{task}_1970-01-01T00-00-00.jsonl")).into();
+    let expected: Vec<_> =
+        ["discrimination", "nll", "summary"].map(|task| format!("samples_{task}_1970-01-01T00-00-00.jsonl")).into();
     assert_eq!(names[1..], expected);
     assert_eq!(names[0], "results_1970-01-01T00-00-00.json");
     for name in names {
@@ -226,7 +236,10 @@ fn an_evaluation_prints_tables() {
 
     crate::harness::save_tiny_model(&sandbox.path("twin"));
     let said = sandbox.run("-q eval model twin --data data.jsonl --task nll");
-    let line = said.lines().find(|line| line.contains("twin ") && line.contains("within noise")).unwrap_or_else(|| panic!("{said}"));
+    let line = said
+        .lines()
+        .find(|line| line.contains("twin ") && line.contains("within noise"))
+        .unwrap_or_else(|| panic!("{said}"));
     assert!(line.ends_with("+0.0000 (0.0000 .. 0.0000), within noise  0.5000"), "{line}");
     assert!(said.contains("  against the first  "), "{said}");
 }
@@ -263,7 +276,8 @@ fn a_run_is_its_models() {
     assert!(difference["win_rate"]["value"].as_f64().unwrap() > 0.5, "training helps: {difference}");
 
     // A stage by itself, and the same against another reference.
-    let evaluation = evaluate(&sandbox, &format!("--model out/iter-2 --data test.jsonl --reference out/iter-1 {tasks}"));
+    let evaluation =
+        evaluate(&sandbox, &format!("--model out/iter-2 --data test.jsonl --reference out/iter-1 {tasks}"));
     assert_eq!(evaluation["models"].as_array().unwrap().len(), 1);
     let own = &evaluation["models"][0]["tasks"]["discrimination"]["figures"];
     assert_eq!(*own, models[4]["tasks"]["discrimination"]["figures"]);
@@ -330,7 +344,11 @@ fn a_scorer_says_what_answers_are_worth() {
     assert_eq!(task["figures"]["good"]["n"], 4);
     for figure in ["bytes", "good"] {
         let against = &task["against_first"][figure];
-        assert_eq!((&against["difference"]["value"], &against["win_rate"]["value"]), (&json!(0.0), &json!(0.5)), "{figure}");
+        assert_eq!(
+            (&against["difference"]["value"], &against["win_rate"]["value"]),
+            (&json!(0.0), &json!(0.5)),
+            "{figure}"
+        );
     }
     let samples = sample_lines(&sandbox, "results/model", "own");
     let mean = samples.iter().map(|sample| sample["bytes"].as_f64().unwrap()).sum::<f64>() / 4.0;
@@ -338,11 +356,16 @@ fn a_scorer_says_what_answers_are_worth() {
 
     // As a flag, beside the metrics of a task; the first answer to each prompt counts one, the second none.
     sandbox.write("s.sh", "while read -r a && read -r b; do echo 1; echo 0; done\n");
-    let words = ["-q", "eval", "model", "--data", "pairs.jsonl", "--task", "exact_match", "--scorer", "sh s.sh", "--json"];
+    let words =
+        ["-q", "eval", "model", "--data", "pairs.jsonl", "--task", "exact_match", "--scorer", "sh s.sh", "--json"];
     let sampled = ["--samples", "2", "--temperature", "1", "--max-new-tokens", "3"];
-    let output = sandbox.topspin(&[&words[..], &sampled].concat()).output().unwrap();
+    let lower = ["--lower-is-better", "score", "--output", "flagged"];
+    let output = sandbox.topspin(&[&words[..], &sampled, &lower].concat()).output().unwrap();
     let evaluation: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((value(&evaluation, 0, "score"), value(&evaluation, 0, "exact_match")), (0.5, 0.0));
+    let better = &results_of(&sandbox, "flagged/model")["higher_is_better"]["exact_match"];
+    assert_eq!(better["score"], false);
+    assert_eq!((&better["exact_match"], &better["tokens.mean"]), (&json!(true), &json!(null)));
 }
 
 /// What is said of a scorer that is a script of the shell, without the name of the file that it read.
@@ -360,12 +383,45 @@ fn scorer_that(script: &str) -> String {
 #[cfg(unix)]
 #[test]
 fn scorers_that_fail() {
-    insta::assert_snapshot!(scorer_that("exit 3"), @"");
-    insta::assert_snapshot!(scorer_that("echo 1; exec sleep 60"), @"");
-    insta::assert_snapshot!(scorer_that("echo 1; echo fine"), @"");
-    insta::assert_snapshot!(scorer_that("echo 1; echo 2"), @"");
-    insta::assert_snapshot!(scorer_that("for i in 1 2 3 4 5; do echo $i; done"), @"");
-    insta::assert_snapshot!(scorer_that("for i in 1 2 3 4; do echo '{\"tokens.mean\": 1}'; done"), @"");
+    insta::assert_snapshot!(scorer_that("exit 3"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the command `sh s.sh` (`scorer`) failed (exit status: 3); try it by hand on `ANSWERS`
+    ");
+    insta::assert_snapshot!(scorer_that("echo 1; exec sleep 60"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the command `sh s.sh` (`scorer`) was silent for 2 s, and was ended; try it by hand on `ANSWERS`
+    ");
+    insta::assert_snapshot!(scorer_that("echo 1; echo fine"), @r#"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the command `sh s.sh` (`scorer`) printed "fine" for line 2, which is neither a number nor an object of numbers; it must print a number, or a JSON object of numbers, for each; try it by hand on `ANSWERS`
+    "#);
+    insta::assert_snapshot!(scorer_that("echo 1; echo 2"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the command `sh s.sh` (`scorer`) printed 2 lines for the 4 that it reads; it must print a number, or a JSON object of numbers, for each; try it by hand on `ANSWERS`
+    ");
+    insta::assert_snapshot!(scorer_that("for i in 1 2 3 4 5; do echo $i; done"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the command `sh s.sh` (`scorer`) printed more than 4 lines, though it reads no more; it must print a number, or a JSON object of numbers, for each; try it by hand on `ANSWERS`
+    ");
+    // A figure of the task's own is not the scorer's to say.
+    let sandbox = Sandbox::with_model();
+    scored_by(&sandbox, "for i in 1 2 3 4; do echo '{\"tokens.mean\": 1}'; done");
+    insta::assert_snapshot!(sandbox.run("-q eval model --tasks t.toml"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the scorer of the task `own` says `tokens.mean`, which is a figure of the task; call it otherwise
+    ");
 }
 
 /// What is said of a task, which must be said before any weights are read.
@@ -373,6 +429,7 @@ fn refused(lines: &[Value], words: &str) -> String {
     let sandbox = Sandbox::with_model();
     sandbox.write_lines("d.jsonl", lines);
     sandbox.write("bad.toml", "[[task]]\nname = 'x'\nmetrics = [{ metric = 'regex', pattern = '(' }]\n");
+    sandbox.write("columns.toml", "[[task]]\npreset = 'nll'\ncolumns = { prmpt = 'a' }\n");
     sandbox.write("regex.toml", "[[task]]\nname = 'x'\nmetrics = [{ metric = 'regex', pattern = 'a' }]\n");
     let said = sandbox.run(&format!("eval {words}"));
     assert!(!said.contains("million parameters"), "{said}");
@@ -382,25 +439,121 @@ fn refused(lines: &[Value], words: &str) -> String {
 #[test]
 fn tasks_that_cannot_be_asked() {
     let prompt = [json!({"prompt": "a", "response": "b"}), json!({"prompt": "b"})];
-    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --task squad"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --task multiple_choice"), @"");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `d.jsonl`, line 2: there is no response, and this use of the data needs one; add `response` (or `completion`, or `answer`), or end `messages` with the assistant's
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --task squad"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `d.jsonl`, line 2: there is nothing to compare an answer with, and the metrics of the task `squad` need it; add `response` or `references`, or choose a task without such metrics
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --task multiple_choice"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `d.jsonl`, line 1: there are no choices; add `choices` (or `endings`), or name their column in the task's `columns`
+    ");
     let question = |answer: Value| [json!({"question": "a", "choices": ["x", "y"], "answer": answer})];
-    insta::assert_snapshot!(refused(&question(json!(2)), "model --data d.jsonl --task multiple_choice"), @"");
-    insta::assert_snapshot!(refused(&question(json!("z")), "model --data d.jsonl --task multiple_choice"), @"");
+    insta::assert_snapshot!(refused(&question(json!(2)), "model --data d.jsonl --task multiple_choice"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `d.jsonl`, line 1: `answer` is 2, which is none of the 2 choices; give its place, counted from 0, its letter or its text
+    ");
+    insta::assert_snapshot!(refused(&question(json!("z")), "model --data d.jsonl --task multiple_choice"), @r#"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `d.jsonl`, line 1: `answer` is "z", which is none of the 2 choices; give its place, counted from 0, its letter or its text
+    "#);
     let empty = [json!({"question": "a", "choices": ["x", ""], "answer": 0})];
-    insta::assert_snapshot!(refused(&empty, "model --data d.jsonl --task multiple_choice"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --task gsm9k"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks bad.toml"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks nowhere.toml"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model model --data d.jsonl --tasks regex.toml"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks regex.toml --reference other"), @"");
-    insta::assert_snapshot!(refused(&prompt[..1], "model --data d.jsonl --task nll --scorer true"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks regex.toml --output d.jsonl"), @"");
-    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks regex.toml --samples 2"), @"");
-    insta::assert_snapshot!(refused(&[json!({"prompt": "a".repeat(90)})], "model --data d.jsonl --tasks regex.toml"), @"");
-    insta::assert_snapshot!(refused(&prompt, "--data d.jsonl"), @"");
+    insta::assert_snapshot!(refused(&empty, "model --data d.jsonl --task multiple_choice"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `d.jsonl`, line 1: choice 1 (counted from 0) of `choices` is empty; give each a text
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the task `nll` has no data; name a file with `--data`, or in the task's `data`
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --task gsm9k"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: no task goes by the name `gsm9k`; choose one of `nll`, `exact_match`, `squad`, `gsm8k`, `multiple_choice`, `mmlu`, `arc`, `hellaswag`, `translation`, `summary`, `discrimination`, or write your own with `--tasks`
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks bad.toml"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `metrics` of the task `x` has a fault: the pattern `(` cannot be used (Parsing error at position 1: Opening parenthesis without closing parenthesis); write it as a regular expression that needs no long search
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks columns.toml"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `columns` of the task `nll` names `prmpt`, which is no field of a record, such as `prompt` or `response`
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks nowhere.toml"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: cannot read `nowhere.toml`: there is no such file or folder; check the path
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model model --data d.jsonl --tasks regex.toml"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `model` is named twice; name each model once
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks regex.toml --reference other"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `--reference` is for the task `discrimination`, and there is none; add `--task discrimination`, or leave it out
+    ");
+    insta::assert_snapshot!(refused(&prompt[..1], "model --data d.jsonl --task nll --scorer true"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `--scorer` scores answers, and none of the tasks has any; add one such as `--task exact_match`
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks regex.toml --output d.jsonl"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: cannot write `d.jsonl`: a part of the path is a file where a folder should be; check the path
+    ");
+    insta::assert_snapshot!(refused(&prompt, "model --data d.jsonl --tasks regex.toml --samples 2"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `samples` of the task `x` asks for several answers, and greedy ones are all the same; set `temperatures`, or leave it out
+    ");
+    insta::assert_snapshot!(refused(&[json!({"prompt": "a".repeat(90)})], "model --data d.jsonl --tasks regex.toml"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `d.jsonl`, line 1: the prompt has 93 tokens, which leaves no room for a response in the model's context of 64; shorten it to 63 tokens or fewer
+    ");
+    insta::assert_snapshot!(refused(&prompt, "--data d.jsonl"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: the following required arguments were not provided:
+      <RUN|MODEL>...
+
+    Usage: topspin eval --data <FILE> <RUN|MODEL>...
+
+    For more information, try '--help'.
+    ");
 }
 
 #[test]
@@ -408,7 +561,12 @@ fn models_of_different_tokenizers_do_not_score_each_other() {
     let sandbox = runs::sandbox();
     crate::harness::save_tiny_model(&sandbox.path("other"));
     let line = "-q eval model --reference other --data test.jsonl --task discrimination";
-    insta::assert_snapshot!(sandbox.run(line), @"");
+    insta::assert_snapshot!(sandbox.run(line), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: `model` and `other` have different tokenizers, and `discrimination` has one score the samples of the other; choose a reference of the same family
+    ");
     // Each by itself can be measured beside the other.
     let evaluation = evaluate(&sandbox, "model other --data test.jsonl --task exact_match --max-new-tokens 4");
     assert_eq!(evaluation["models"][1]["tasks"]["exact_match"]["records"], 12);

@@ -1,7 +1,5 @@
 //! `topspin inspect`.
 
-use serde_json::{Value, json};
-
 use crate::harness::{Sandbox, pairs};
 
 #[test]

@@ -130,15 +130,20 @@ impl Sides {
 impl Discrimination {
     /// What two models give to the records: the real responses beside the samples of the one `before`, the opponent. Without it
     /// there are no log-ratios: the real responses stand beside the model's own samples, and length alone can tell. Records
-    /// without a response are left out.
+    /// that lack a response are left out.
     pub fn new(records: &[Evaluated], before: Option<&[Evaluated]>) -> Self {
+        let sample = if before.is_some() { SAMPLED_BEFORE } else { SAMPLED };
         let mut all = Self::default();
         for (place, now) in records.iter().enumerate() {
-            let then = before.map(|before| &before[place].responses);
-            let sample = if then.is_some() { SAMPLED_BEFORE } else { SAMPLED };
             let (Some(real), Some(sample)) = (now.responses.get(REAL), now.responses.get(sample)) else { continue };
-            let log_ratios =
-                then.map(|then| (real.logp() - then[REAL].logp(), sample.logp() - then[SAMPLED].logp()));
+            let log_ratios = match before.map(|before| before.get(place).map(|then| &then.responses)) {
+                None => None,
+                Some(then) => {
+                    let then = then.and_then(|then| Some((then.get(REAL)?.logp(), then.get(SAMPLED)?.logp())));
+                    let Some((real_then, sample_then)) = then else { continue };
+                    Some((real.logp() - real_then, sample.logp() - sample_then))
+                }
+            };
             all.push(log_ratios, (real.token_ids.len(), sample.token_ids.len()));
         }
         all
@@ -178,7 +183,12 @@ impl Discrimination {
     ///
     /// # Errors
     /// As for [`Bootstrap::figure`].
-    pub fn difference(left: &Self, right: &Self, figure: &str, bootstrap: &Bootstrap) -> Result<Option<Figure>, EvalError> {
+    pub fn difference(
+        left: &Self,
+        right: &Self,
+        figure: &str,
+        bootstrap: &Bootstrap,
+    ) -> Result<Option<Figure>, EvalError> {
         let Some((by, name)) = figure.strip_prefix("discrimination.").and_then(|figure| figure.split_once('.')) else {
             return Ok(None);
         };
@@ -190,7 +200,9 @@ impl Discrimination {
         }
         let at = |places: &[usize]| Some(right.figure_at(name, places)? - left.figure_at(name, places)?);
         // All draws have the figure, or none has.
-        bootstrap.figure(n, |places| at(places).unwrap_or(f64::NAN)).map(|figure| Some(figure).filter(|figure| !figure.value.is_nan()))
+        bootstrap
+            .figure(n, |places| at(places).unwrap_or(f64::NAN))
+            .map(|figure| Some(figure).filter(|figure| !figure.value.is_nan()))
     }
 }
 

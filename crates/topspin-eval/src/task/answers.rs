@@ -36,7 +36,8 @@ impl Task {
                 continue;
             }
             for filter in &self.filters {
-                let taken = answers.texts.iter().map(|text| filter.filter.apply(text)).collect::<Result<Vec<_>, _>>()?;
+                let taken =
+                    answers.texts.iter().map(|text| filter.filter.apply(text)).collect::<Result<Vec<_>, _>>()?;
                 note(&filter.name, &taken)?;
             }
         }

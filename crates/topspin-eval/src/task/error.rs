@@ -78,7 +78,9 @@ pub enum ChoiceError {
     )]
     NoAnswer,
     /// The answer is none of the choices.
-    #[error("`{field}` is {answer}, which is none of the {choices} choices; give its place, counted from 0, its letter or its text")]
+    #[error(
+        "`{field}` is {answer}, which is none of the {choices} choices; give its place, counted from 0, its letter or its text"
+    )]
     NotAChoice {
         /// The field.
         field: String,

@@ -80,7 +80,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<TaskSettings>, TaskEr
 ///
 /// # Errors
 /// [`TaskError::Unknown`], [`TaskError::Twice`], and those of [`Task::new`].
-pub fn with_names(names: &[impl AsRef<str>], others: Vec<TaskSettings>, adjust: impl Fn(&mut TaskSettings)) -> Result<Vec<Task>, TaskError> {
+pub fn with_names(
+    names: &[impl AsRef<str>],
+    others: Vec<TaskSettings>,
+    adjust: impl Fn(&mut TaskSettings),
+) -> Result<Vec<Task>, TaskError> {
     let mut all = names.iter().map(|name| named(name.as_ref())).collect::<Result<Vec<_>, _>>()?;
     all.extend(others);
     let mut tasks: Vec<Task> = Vec::new();

@@ -6,9 +6,7 @@ use serde::Serialize;
 
 use super::{Task, metric_and_filter};
 use crate::harness::Metric;
-use crate::{
-    Bootstrap, Discrimination, EvalError, Evaluated, Figure, Report, distinct_n, paired_difference, win_rate,
-};
+use crate::{Bootstrap, Discrimination, EvalError, Evaluated, Figure, Report, distinct_n, paired_difference, win_rate};
 
 /// The figure that follows from `nll.per_token`.
 const PERPLEXITY: &str = "nll.perplexity";
@@ -102,7 +100,9 @@ fn wins(task: &Task, left: &Measured, right: &Measured, figure: &str) -> Result<
     let is_neutral = ["tokens.", "finish."].iter().any(|group| figure.starts_with(group));
     let values = |record: &Evaluated| record.unit(figure).and_then(|unit| unit.value());
     let pairs = left.records.iter().zip(&right.records).map(|(then, now)| values(then).zip(values(now)));
-    let Some((then, now)) = pairs.collect::<Option<Vec<_>>>().filter(|_| !is_neutral).map(|pairs| pairs.into_iter().unzip()) else {
+    let Some((then, now)) =
+        pairs.collect::<Option<Vec<_>>>().filter(|_| !is_neutral).map(|pairs| pairs.into_iter().unzip())
+    else {
         return Ok(None);
     };
     let (then, now): (Vec<f64>, Vec<f64>) = (then, now);

@@ -78,7 +78,10 @@ impl Task {
         let fault = |key, problem: String| TaskError::Setting { task: name.clone(), key, problem };
         let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
         if name.is_empty() || !name.chars().all(is_name) {
-            return Err(fault("name", "must be made of letters, digits, `_`, `-` and `.`: files are named by it".into()));
+            return Err(fault(
+                "name",
+                "must be made of letters, digits, `_`, `-` and `.`: files are named by it".into(),
+            ));
         }
         check_kind(settings).map_err(|(key, problem)| fault(key, problem))?;
         let metrics = settings.metrics.iter().map(|metric| Metric::new(metric).map_err(|e| fault("metrics", e)));
@@ -205,7 +208,9 @@ fn check_kind(settings: &TaskSettings) -> Result<(), (&'static str, String)> {
     if settings.target_delimiter.is_some() && kind != OutputType::MultipleChoice {
         return Err(("target_delimiter", "belongs to `multiple_choice`; leave it out".into()));
     }
-    for (key, count) in [("samples", settings.samples), ("max_new_tokens", settings.max_new_tokens), ("timeout", settings.timeout)] {
+    for (key, count) in
+        [("samples", settings.samples), ("max_new_tokens", settings.max_new_tokens), ("timeout", settings.timeout)]
+    {
         if count == 0 {
             return Err((key, "is 0, but must be 1 or more".into()));
         }
@@ -224,15 +229,8 @@ fn check_kind(settings: &TaskSettings) -> Result<(), (&'static str, String)> {
     if settings.until.iter().any(String::is_empty) {
         return Err(("until", "has an empty text, which would end every answer at once; leave it out".into()));
     }
-    let own = |part: &str| kind == OutputType::MultipleChoice && part == CHOICES[0];
-    Ok(()).and(match settings.columns.keys().find(|part| !FIELDS.contains(&part.as_str()) && !own(part)) {
-        Some(part) => Err(("columns", format!("names `{part}`, which is no field of a record; the fields are {}", quoted(&FIELDS)))),
-        None => Ok(()),
-    })
+    Ok(())
 }
-
-/// The fields of records that may stand under other names.
-const FIELDS: [&str; 6] = ["prompt", "response", "references", "messages", "id", "answer"];
 
 /// Names as they stand in messages.
 fn quoted(names: &[impl AsRef<str>]) -> String {
@@ -252,7 +250,7 @@ impl Metric {
         if !pattern.is_empty() && name != REGEX {
             return Err(format!("gives `{name}` a `pattern`, which belongs to `{REGEX}`; leave it out"));
         }
-        let read = |pattern: &String| Pattern::new(pattern).map_err(|e| format!("cannot be used: {e}"));
+        let read = |pattern: &String| Pattern::new(pattern).map_err(|e| format!("has a fault: {e}"));
         let rule = match Measure::ALL.into_iter().find(|measure| measure.name() == name) {
             _ if normalises => {
                 let patterns = regexes.iter().map(read).collect::<Result<_, _>>()?;
@@ -261,7 +259,9 @@ impl Metric {
             }
             Some(measure) => Rule::Measure(measure),
             None if name == REGEX && pattern.is_empty() => {
-                return Err(format!("has `{REGEX}` without a pattern; write `{{ metric = \"{REGEX}\", pattern = '...' }}`"));
+                return Err(format!(
+                    "has `{REGEX}` without a pattern; write `{{ metric = \"{REGEX}\", pattern = '...' }}`"
+                ));
             }
             None if name == REGEX => Rule::Regex(read(pattern)?),
             None => {
@@ -305,7 +305,11 @@ impl Filter {
             Some(known) => known,
             None if is_bare => {
                 let known: Vec<_> = known.iter().map(|known| &known.name).collect();
-                return Err(format!("has `{}` without `regex_pattern`; give it one, or choose from {}", settings.name, quoted(&known)));
+                return Err(format!(
+                    "has `{}` without `regex_pattern`; give it one, or choose from {}",
+                    settings.name,
+                    quoted(&known)
+                ));
             }
             None => settings,
         };
@@ -313,7 +317,8 @@ impl Filter {
         if name.is_empty() || name == UNFILTERED || name.contains(',') {
             return Err(format!("has one called `{name}`; give it a name without commas that is not `{UNFILTERED}`"));
         }
-        let filter = RegexFilter::new(regex_pattern, *group_select, fallback).map_err(|e| format!("cannot be used: {e}"))?;
+        let filter =
+            RegexFilter::new(regex_pattern, *group_select, fallback).map_err(|e| format!("has a fault: {e}"))?;
         Ok(Self { name: name.clone(), settings: settings.clone(), filter })
     }
 }

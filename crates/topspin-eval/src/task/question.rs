@@ -72,7 +72,9 @@ fn texts(value: &Value) -> Option<(Vec<String>, Vec<String>)> {
             let (texts, labels) = (list(parts.get("text")?)?, list(parts.get("label")?)?);
             (texts.len() == labels.len()).then_some((texts, labels))
         }
-        Value::String(cell) => serde_json::from_str(cell).ok().filter(|value: &Value| !value.is_string()).and_then(|value| texts(&value)),
+        Value::String(cell) => {
+            serde_json::from_str(cell).ok().filter(|value: &Value| !value.is_string()).and_then(|value| texts(&value))
+        }
         _ => None,
     }
 }
@@ -124,7 +126,9 @@ mod tests {
         let error = |fields: Value| question(fields, &[]).unwrap_err();
         assert_eq!(error(json!({"answer": 0})), ChoiceError::NoChoices);
         assert_eq!(error(json!({"choices": [], "answer": 0})), ChoiceError::NoChoices);
-        for odd in [json!("x"), json!(r#""x""#), json!([1]), json!({"text": ["x"]}), json!({"text": ["x"], "label": []})] {
+        for odd in
+            [json!("x"), json!(r#""x""#), json!([1]), json!({"text": ["x"]}), json!({"text": ["x"], "label": []})]
+        {
             assert_eq!(error(json!({"choices": odd})), ChoiceError::NotTexts { field: "choices".into() });
         }
         assert_eq!(error(json!({"endings": ["a", ""]})), ChoiceError::Empty { field: "endings".into(), place: 1 });

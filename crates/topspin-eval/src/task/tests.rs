@@ -40,6 +40,15 @@ fn tasks_that_go_by_name_can_be_asked() {
 }
 
 #[test]
+fn the_example_of_the_docs_can_be_asked() {
+    let page = include_str!("../../../../docs/evaluation.md");
+    let (_, behind) = page.split_once("```toml\n").unwrap();
+    let (example, _) = behind.split_once("```").unwrap();
+    let names: Vec<_> = tasks(example).unwrap().into_iter().map(|task| task.name).collect();
+    assert_eq!(names, ["arithmetic_greedy", "arithmetic_t1", "dates"]);
+}
+
+#[test]
 fn a_preset_is_what_a_task_begins_with() {
     let own = task("preset = 'gsm8k'\nmax_new_tokens = 9\nmetrics = ['bleu']");
     let preset = with_names(&["gsm8k"], Vec::new(), |_| {}).unwrap().remove(0);
@@ -55,7 +64,9 @@ fn gsm8k_is_that_of_the_harness() {
     let target = "Two more than two.\n#### 4";
     for said in ["It is 2 + 2 = 4.\n#### 4", "That is $4.", "#### 4 or 5", "none", "4, no, 5"] {
         let units = task.units(&answers(&[said]), &[target]).unwrap();
-        for (name, filter) in [("strict-match", RegexFilter::strict_match()), ("flexible-extract", RegexFilter::flexible_extract())] {
+        for (name, filter) in
+            [("strict-match", RegexFilter::strict_match()), ("flexible-extract", RegexFilter::flexible_extract())]
+        {
             let expected = Normalisation::gsm8k().matches(&filter.apply(said).unwrap(), &[target]).unwrap();
             assert_eq!(units[&format!("exact_match,{name}")], Unit::Hit(expected), "{said}, {name}");
         }
@@ -73,7 +84,7 @@ fn arguments_overlook_what_they_say() {
     assert_eq!(unit("ignore_case = true", "it is 8!"), Unit::Hit(false));
     assert_eq!(unit("ignore_punctuation = true", "It is 7"), Unit::Hit(true));
     assert_eq!(unit("ignore_numbers = true", "It is 8!"), Unit::Hit(true));
-    assert_eq!(unit("regexes_to_ignore = ['[a-z]+ ']", "I 7!"), Unit::Hit(true));
+    assert_eq!(unit("regexes_to_ignore = ['t is']", "I 7!"), Unit::Hit(true));
 }
 
 #[test]
@@ -107,23 +118,31 @@ fn settings_that_cannot_be_used_are_told() {
     for (keys, said) in [
         ("metrics = ['blue']", "`metrics` of the task `x` has `blue`, which is no metric; choose from `exact_match`, "),
         ("metrics = ['regex']", "`metrics` of the task `x` has `regex` without a pattern; "),
-        ("metrics = [{ metric = 'regex', pattern = '(' }]", "`metrics` of the task `x` cannot be used: the pattern `(` "),
+        ("metrics = [{ metric = 'regex', pattern = '(' }]", "`metrics` of the task `x` has a fault: the pattern `(` "),
         ("metrics = [{ metric = 'bleu', pattern = 'a' }]", "`metrics` of the task `x` gives `bleu` a `pattern`, "),
-        ("metrics = [{ metric = 'bleu', ignore_case = true }]", "`metrics` of the task `x` gives `bleu` an argument of "),
+        (
+            "metrics = [{ metric = 'bleu', ignore_case = true }]",
+            "`metrics` of the task `x` gives `bleu` an argument of ",
+        ),
         ("metrics = ['bleu', 'bleu']", "`metrics` of the task `x` names a metric twice; "),
         ("filters = ['strict']", "`filters` of the task `x` has `strict` without `regex_pattern`; "),
         ("filters = [{ name = 'none', regex_pattern = 'a' }]", "`filters` of the task `x` has one called `none`; "),
-        ("filters = [{ name = 'a', regex_pattern = '[' }]", "`filters` of the task `x` cannot be used: the pattern `[` "),
+        ("filters = [{ name = 'a', regex_pattern = '[' }]", "`filters` of the task `x` has a fault: the pattern `[` "),
         ("temperatures = [-1]", "`temperatures` of the task `x` has -1, but each must be "),
         ("temperatures = []", "`temperatures` of the task `x` is empty; "),
         ("samples = 2", "`samples` of the task `x` asks for several answers, and greedy ones are all the same; "),
         ("samples = 0", "`samples` of the task `x` is 0, but must be 1 or more"),
         ("until = ['']", "`until` of the task `x` has an empty text, "),
-        ("columns = { prmpt = 'a' }", "`columns` of the task `x` names `prmpt`, which is no field of a record; "),
-        ("output_type = 'loglikelihood'\nmetrics = ['bleu']", "`metrics` of the task `x` belongs to `generate_until`; "),
+        (
+            "output_type = 'loglikelihood'\nmetrics = ['bleu']",
+            "`metrics` of the task `x` belongs to `generate_until`; ",
+        ),
         ("target_delimiter = ' '", "`target_delimiter` of the task `x` belongs to `multiple_choice`; "),
         ("name = 'y'", "line 3 of `t.toml` cannot be understood: duplicate key"),
-        ("metrics = [1]", "line 3 of `t.toml` cannot be understood: invalid type: integer `1`, expected a name, or a table"),
+        (
+            "metrics = [1]",
+            "line 3 of `t.toml` cannot be understood: invalid type: integer `1`, expected a name, or a table",
+        ),
         ("\n\nsample = 1", "line 5 of `t.toml` cannot be understood: unknown field `sample`, "),
         ("preset = 'gsm9k'", "no task goes by the name `gsm9k`; choose one of `nll`, "),
         ("[[task]]\nname = 'x'", "two tasks are called `x`; "),
@@ -164,7 +183,8 @@ fn measured(records: impl IntoIterator<Item = (f64, bool)>) -> Measured {
 
 #[test]
 fn the_better_one_wins() {
-    let (left, right) = (measured([(3.0, true), (1.0, true), (2.0, false)]), measured([(1.0, true), (1.0, true), (4.0, true)]));
+    let (left, right) =
+        (measured([(3.0, true), (1.0, true), (2.0, false)]), measured([(1.0, true), (1.0, true), (4.0, true)]));
     let wins = |task: &Task| {
         let all = compare(task, &left, &right).unwrap();
         ["errors", "acc"].map(|figure| all[figure].win_rate.unwrap().value)

@@ -134,7 +134,10 @@ impl<'a> Answering<'a> {
         for (name, units) in self.ask_scorer(task, docs, &completions)? {
             for (record, units) in records.iter_mut().zip(units.chunks(count)) {
                 if record.units.insert(name.clone(), Unit::pool(units)?).is_some() {
-                    bail!("the scorer of the task `{}` says `{name}`, which is a figure of the task; call it otherwise", task.name);
+                    bail!(
+                        "the scorer of the task `{}` says `{name}`, which is a figure of the task; call it otherwise",
+                        task.name
+                    );
                 }
             }
         }
@@ -148,7 +151,13 @@ impl<'a> Answering<'a> {
     }
 
     /// Answers, those to one prompt side by side.
-    fn complete(&mut self, task: &Task, asked: &Asked, temperature: f64, samples: usize) -> anyhow::Result<Vec<Completion>> {
+    fn complete(
+        &mut self,
+        task: &Task,
+        asked: &Asked,
+        temperature: f64,
+        samples: usize,
+    ) -> anyhow::Result<Vec<Completion>> {
         let settings = &task.settings;
         let max_new_tokens = settings.max_new_tokens;
         let asking: Asking = (
@@ -171,7 +180,11 @@ impl<'a> Answering<'a> {
 
     /// The log-probabilities of the texts of each question.
     fn score_texts(&self, asked: &Asked) -> anyhow::Result<Vec<Vec<Vec<f32>>>> {
-        let trees = asked.lines.iter().zip(&asked.texts).map(|(line, texts)| line.tree(texts.iter().map(Vec::as_slice).collect()));
+        let trees = asked
+            .lines
+            .iter()
+            .zip(&asked.texts)
+            .map(|(line, texts)| line.tree(texts.iter().map(Vec::as_slice).collect()));
         scoring::score_all(self.model, &trees.collect::<Vec<_>>())
     }
 
@@ -186,18 +199,23 @@ impl<'a> Answering<'a> {
             let target = match &doc.question {
                 Some(question) => {
                     let choices = question.choices.iter().zip(&logps).map(|(text, &logp)| Choice::new(text, logp));
-                    record.set_choices(&choices.collect::<Vec<_>>(), &question.right).map_err(|e| at(&doc.record, e))?;
+                    record
+                        .set_choices(&choices.collect::<Vec<_>>(), &question.right)
+                        .map_err(|e| at(&doc.record, e))?;
                     question.right[0].to_string()
                 }
                 None => {
                     let responses = targets(&doc.record);
                     let scored = responses.iter().zip(&logps).zip(logprobs);
-                    record.set_likelihood(&scored.map(|((&text, &logp), of_text)| (text, logp, of_text.len())).collect::<Vec<_>>());
+                    record.set_likelihood(
+                        &scored.map(|((&text, &logp), of_text)| (text, logp, of_text.len())).collect::<Vec<_>>(),
+                    );
                     responses[0].into()
                 }
             };
             let prompt = tokenizer.decode(&line.prompt);
-            let request = |(ids, &logp): (&Vec<u32>, &f64)| Request::loglikelihood(&prompt, &tokenizer.decode(ids), logp, None);
+            let request =
+                |(ids, &logp): (&Vec<u32>, &f64)| Request::loglikelihood(&prompt, &tokenizer.decode(ids), logp, None);
             let requests = texts.iter().zip(&logps).map(request).collect();
             samples.push(task::scored((doc.id, &doc.fields), &target, requests, &record));
             records.push(record);
@@ -261,7 +279,8 @@ impl<'a> Answering<'a> {
         let generations = of_each.zip(completions).map(|(doc, completion)| {
             let Completion { token_ids, logprobs, finish } = completion.clone();
             let good = references(&doc.record).into_iter().map(String::from).collect();
-            let mut generation = Generation::new(&doc.record, good, &Response::new(token_ids, logprobs, finish), dialect);
+            let mut generation =
+                Generation::new(&doc.record, good, &Response::new(token_ids, logprobs, finish), dialect);
             generation.response = task.cut(&generation.response).into();
             generation
         });
@@ -287,7 +306,10 @@ impl<'a> Answering<'a> {
             }
             Err(CommandError::Stopped { work }) => {
                 topspin_files::remove_file(&file)?;
-                let said = format!("stopped while the answers of `{}` to `{work}` were scored; nothing of it is kept", self.name);
+                let said = format!(
+                    "stopped while the answers of `{}` to `{work}` were scored; nothing of it is kept",
+                    self.name
+                );
                 Err(Interrupted(said).into())
             }
             // The file stays: it is what the command can be tried on.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::bail;
+use topspin_eval::task::{OutputType, Task};
 use topspin_game::run::{self, Folder};
 use topspin_model::dialect::Dialect;
 use topspin_model::source::ModelFiles;
@@ -19,6 +20,13 @@ pub struct Candidate {
     pub before: Option<usize>,
     /// Whether it is measured by all tasks and shown; else it is a reference alone.
     pub shown: bool,
+}
+
+impl Candidate {
+    /// Whether a task is asked of it: of a reference only how responses are told apart.
+    pub fn is_asked(&self, task: &Task) -> bool {
+        self.shown || task.settings.output_type == OutputType::Discrimination
+    }
 }
 
 /// Opens the models that are named, those of a run one by one, and the reference.

@@ -1,7 +1,9 @@
 //! The records of a task.
 
 use std::path::Path;
+use std::rc::Rc;
 
+use anyhow::bail;
 use topspin_data::{Columns, DataError, Fault, Fields, Need, Options, Record, RecordShape};
 use topspin_eval::harness::hash_of_doc;
 use topspin_eval::task::{CHOICES, OutputType, Question, Task};
@@ -28,9 +30,36 @@ pub struct Docs {
     pub original: usize,
 }
 
+/// Reads the records of all tasks, those that several share once, and finds what is missing in them.
+pub fn read_all(tasks: &[Task]) -> anyhow::Result<Vec<Rc<Docs>>> {
+    let mut read: Vec<(&Task, Rc<Docs>)> = Vec::new();
+    for task in tasks {
+        if let Some(field) = columns(task).keys().find(|field| !topspin_data::is_field(field)) {
+            let name = &task.name;
+            bail!(
+                "`columns` of the task `{name}` names `{field}`, which is no field of a record, such as `prompt` or `response`"
+            );
+        }
+        let same = |(other, _): &&(&Task, _)| {
+            let of = |task: &Task| {
+                (task.settings.data.clone(), task.settings.limit, task.settings.columns.clone(), is_question(task))
+            };
+            of(other) == of(task)
+        };
+        let docs = match read.iter().find(same) {
+            Some((_, docs)) => Rc::clone(docs),
+            None => Rc::new(Docs::read(task)?),
+        };
+        let mut in_file: Vec<&Doc> = docs.all.iter().collect();
+        in_file.sort_by_key(|doc| doc.id);
+        in_file.into_iter().try_for_each(|doc| check(task, &doc.record))?;
+        read.push((task, docs));
+    }
+    Ok(read.into_iter().map(|(_, docs)| docs).collect())
+}
+
 impl Docs {
-    /// Reads the records and finds what is missing in them.
-    pub fn read(task: &Task) -> anyhow::Result<Self> {
+    fn read(task: &Task) -> anyhow::Result<Self> {
         let settings = &task.settings;
         let path = Path::new(&settings.data);
         let options = Options { need: Need::Prompt, shape: RecordShape::Auto, columns: columns(task), tolerant: false };
@@ -39,10 +68,8 @@ impl Docs {
         let mut all = Vec::new();
         for (id, found) in records.by_ref().take(limit).enumerate() {
             let (fields, record) = found?;
-            let is_question = settings.output_type == OutputType::MultipleChoice;
-            let question = is_question.then(|| Question::new(&fields, &settings.columns)).transpose();
+            let question = is_question(task).then(|| Question::new(&fields, &settings.columns)).transpose();
             let question = question.map_err(|e| at(&record, e))?;
-            check(task, &record)?;
             all.push(Doc { id, fields, record, question });
         }
         let original = all.len() + records.count();
@@ -51,10 +78,14 @@ impl Docs {
     }
 }
 
+fn is_question(task: &Task) -> bool {
+    task.settings.output_type == OutputType::MultipleChoice
+}
+
 /// The columns of prompts and responses.
 fn columns(task: &Task) -> Columns {
     let mut columns = task.settings.columns.clone();
-    if task.settings.output_type == OutputType::MultipleChoice {
+    if is_question(task) {
         columns.remove(CHOICES[0]);
         // What is right is a choice. A field whose column is not there is left out.
         columns.extend(["answer", "response", "completion"].map(|field| (field.to_owned(), String::new())));

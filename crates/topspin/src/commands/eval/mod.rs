@@ -8,6 +8,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{bail, ensure};
 use serde::Serialize;
@@ -73,6 +74,9 @@ pub struct Args {
     /// It reads an answer a line, as JSON, and prints a number or an object of numbers for each.
     #[arg(long, value_name = "COMMAND", help_heading = "Tasks")]
     scorer: Option<String>,
+    /// A figure of the scorer of which the lower one is better, and wins; may be given many times
+    #[arg(long, value_name = "FIGURE", help_heading = "Tasks")]
+    lower_is_better: Vec<String>,
     /// Longest silence of the scorer, after which it is ended [default: the task's, which is 600 if it says nothing]
     #[arg(long, value_name = "SECONDS", value_parser = positive, help_heading = "Tasks")]
     timeout: Option<usize>,
@@ -101,7 +105,9 @@ pub struct Args {
 
 /// The tasks that go by name.
 fn task_help() -> String {
-    let told = task::presets().into_iter().map(|TaskSettings { name, description, .. }| format!("\n\n- `{name}`: {description}"));
+    let told = task::presets()
+        .into_iter()
+        .map(|TaskSettings { name, description, .. }| format!("\n\n- `{name}`: {description}"));
     format!("A task by name; may be given many times{}", told.collect::<String>())
 }
 
@@ -141,16 +147,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let folder = args.output.as_deref().map(Folder::new).transpose()?;
     let is_told_apart = tasks.iter().any(|task| task.settings.output_type == OutputType::Discrimination);
     if args.reference.is_some() && !is_told_apart {
-        bail!("`--reference` is for the task `discrimination`, and there is none; add `--task discrimination`, or leave it out");
+        bail!(
+            "`--reference` is for the task `discrimination`, and there is none; add `--task discrimination`, or leave it out"
+        );
     }
     let specs: Vec<_> = args.models.iter().chain(&args.model).cloned().collect();
     let candidates = candidates::find(&specs, args.reference.as_deref())?;
-    let all_docs = tasks.iter().map(Docs::read).collect::<anyhow::Result<Vec<_>>>()?;
-    let ask = |candidate: &Candidate| {
-        let asked = tasks.iter().zip(&all_docs).map(|(task, docs)| Asked::new(task, docs, &candidate.files));
-        asked.collect::<anyhow::Result<Vec<_>>>()
-    };
-    let mut asked = candidates.iter().map(ask).collect::<anyhow::Result<Vec<_>>>()?;
+    let all_docs = docs::read_all(&tasks)?;
+    for candidate in &candidates {
+        // Made again when it is asked: of many models, the tokens of one are kept.
+        for (task, docs) in tasks.iter().zip(&all_docs).filter(|(task, _)| candidate.is_asked(task)) {
+            Asked::new(task, docs, &candidate.files)?;
+        }
+    }
     if is_told_apart {
         candidates::check_tokenizers(&candidates)?;
     }
@@ -163,12 +172,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let mut answering = Answering::new(&model, &candidate.name, args.seed, args.live);
         let mut samples = Vec::new();
         for (number, (task, docs)) in tasks.iter().zip(&all_docs).enumerate() {
-            if !candidate.shown && task.settings.output_type != OutputType::Discrimination {
+            if !candidate.is_asked(task) {
                 measured[at].push(None);
                 continue;
             }
             let before = candidate.before.and_then(|before| Some(&measured[before][number].as_ref()?.records[..]));
-            let (of_task, said) = answering.measure(task, docs, &asked[at][number], before)?;
+            let asked = Asked::new(task, docs, &candidate.files)?;
+            let (of_task, said) = answering.measure(task, docs, &asked, before)?;
             measured[at].push(Some(of_task));
             samples.push(said);
         }
@@ -176,8 +186,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             let all: Vec<_> = measured[at].iter().flatten().collect();
             folder.write(&candidate.name, args.seed, &tasks, &all_docs, &all, samples)?;
         }
-        // The tokens of its prompts are not needed again.
-        asked[at].clear();
     }
     tell(&args, &tasks, &all_docs, &candidates, &measured)
 }
@@ -205,6 +213,7 @@ fn tasks(args: &Args) -> anyhow::Result<Vec<Task>> {
             if let Some(command) = &args.scorer {
                 settings.scorer = command.split_whitespace().map(String::from).collect();
             }
+            settings.lower_is_better.extend(args.lower_is_better.iter().cloned());
             settings.samples = args.samples.unwrap_or(settings.samples);
             settings.timeout = args.timeout.unwrap_or(settings.timeout);
         }
@@ -216,7 +225,8 @@ fn tasks(args: &Args) -> anyhow::Result<Vec<Task>> {
     if args.scorer.is_some() && !tasks.iter().any(|task| task.settings.output_type == OutputType::GenerateUntil) {
         bail!("`--scorer` scores answers, and none of the tasks has any; add one such as `--task exact_match`");
     }
-    ensure!(args.scorer.as_deref() != Some(""), "`--scorer` is empty; name a command, or leave it out");
+    let is_empty = args.scorer.as_ref().is_some_and(|command| command.trim().is_empty());
+    ensure!(!is_empty, "`--scorer` is empty; name a command, or leave it out");
     Ok(tasks)
 }
 
@@ -224,7 +234,7 @@ fn tasks(args: &Args) -> anyhow::Result<Vec<Task>> {
 fn tell(
     args: &Args,
     tasks: &[Task],
-    all_docs: &[Docs],
+    all_docs: &[Rc<Docs>],
     candidates: &[Candidate],
     measured: &[Vec<Option<Measured>>],
 ) -> anyhow::Result<()> {

@@ -2,11 +2,12 @@
 
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde_json::{Map, json};
+use topspin_eval::Bootstrap;
 use topspin_eval::harness::{self, Results, Sample, SampleCounts};
 use topspin_eval::task::{Measured, Task};
-use topspin_eval::Bootstrap;
 use topspin_files::{Action, FileError};
 use topspin_model::clock::Clock;
 
@@ -36,7 +37,7 @@ impl Folder {
         model: &str,
         seed: u64,
         tasks: &[Task],
-        docs: &[Docs],
+        docs: &[Rc<Docs>],
         measured: &[&Measured],
         samples: Vec<Vec<Sample>>,
     ) -> anyhow::Result<()> {
@@ -60,10 +61,13 @@ impl Folder {
         let version = env!("CARGO_PKG_VERSION");
         let Bootstrap { seed: bootstrap_seed, replicates } = Bootstrap::default();
         results.rest.extend([
-            ("config".to_owned(), json!({
-                "model": "topspin", "model_args": model, "topspin_version": version, "random_seed": seed,
-                "bootstrap_iters": replicates, "bootstrap_seed": bootstrap_seed,
-            })),
+            (
+                "config".to_owned(),
+                json!({
+                    "model": "topspin", "model_args": model, "topspin_version": version, "random_seed": seed,
+                    "bootstrap_iters": replicates, "bootstrap_seed": bootstrap_seed,
+                }),
+            ),
             ("model_source".to_owned(), json!("topspin")),
             ("model_name".to_owned(), json!(model)),
             ("model_name_sanitized".to_owned(), json!(name)),
