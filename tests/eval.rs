@@ -264,6 +264,10 @@ fn a_run_is_its_models() {
         let apart = &figures["discrimination"]["figures"];
         assert_eq!(apart.get("discrimination.log_ratio.auc").is_some(), place > 0, "{name}");
         assert!(apart.get("discrimination.length.auc").is_some(), "{name}");
+        let against = &figures["discrimination"]["against_first"];
+        // The first one that has a log-ratio is the second.
+        assert_eq!(against.get("discrimination.log_ratio.auc").is_some(), place > 1, "{name}");
+        assert_eq!(against.get("discrimination.length.auc").is_some(), place > 0, "{name}");
         let against = &figures["nll"]["against_first"];
         assert_eq!(against.get("nll.per_token").is_some(), place > 0, "{name}");
     }

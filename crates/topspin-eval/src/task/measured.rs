@@ -1,7 +1,5 @@
 //! The figures of a task, and of two models against each other.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::{Task, metric_and_filter};
@@ -74,24 +72,20 @@ pub struct Comparison {
     pub win_rate: Option<Figure>,
 }
 
-/// Sets the figures of `right` against those of `left`, where both have them; figures of the whole that say nothing of single
-/// prompts, as how diverse answers are, have no comparison.
+/// Sets a figure of `right` against that of `left`; nothing where one lacks it, or where it says nothing of single prompts, as how
+/// diverse answers are.
 ///
 /// # Errors
 /// As for [`paired_difference`] and [`win_rate`].
-pub fn compare(task: &Task, left: &Measured, right: &Measured) -> Result<BTreeMap<String, Comparison>, EvalError> {
-    let mut all = BTreeMap::new();
-    for name in right.report.figures.keys() {
-        let bootstrap = &right.report.bootstrap;
-        if let (Some(then), Some(now)) = (&left.discrimination, &right.discrimination)
-            && let Some(difference) = Discrimination::difference(then, now, name, bootstrap)?
-        {
-            all.insert(name.clone(), Comparison { difference, win_rate: None });
-        } else if let Some(difference) = paired_difference(&left.records, &right.records, name, bootstrap)? {
-            all.insert(name.clone(), Comparison { difference, win_rate: wins(task, left, right, name)? });
-        }
+pub fn compare(task: &Task, left: &Measured, right: &Measured, figure: &str) -> Result<Option<Comparison>, EvalError> {
+    let bootstrap = &right.report.bootstrap;
+    if let (Some(then), Some(now)) = (&left.discrimination, &right.discrimination) {
+        let difference = Discrimination::difference(then, now, figure, bootstrap)?;
+        return Ok(difference.map(|difference| Comparison { difference, win_rate: None }));
     }
-    Ok(all)
+    let difference = paired_difference(&left.records, &right.records, figure, bootstrap)?;
+    let Some(difference) = difference else { return Ok(None) };
+    Ok(Some(Comparison { difference, win_rate: wins(task, left, right, figure)? }))
 }
 
 /// How often `right` is better.

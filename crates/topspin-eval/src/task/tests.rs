@@ -186,17 +186,17 @@ fn the_better_one_wins() {
     let (left, right) =
         (measured([(3.0, true), (1.0, true), (2.0, false)]), measured([(1.0, true), (1.0, true), (4.0, true)]));
     let wins = |task: &Task| {
-        let all = compare(task, &left, &right).unwrap();
-        ["errors", "acc"].map(|figure| all[figure].win_rate.unwrap().value)
+        ["errors", "acc"].map(|figure| compare(task, &left, &right, figure).unwrap().unwrap().win_rate.unwrap().value)
     };
     // One higher, one lower, one equal; then one better and two equal.
     assert_eq!(wins(&task("")), [0.5, 2.0 / 3.0]);
     let lower = measured([(1.0, true), (1.0, true), (1.0, true)]);
-    let rate = |task: &Task| compare(task, &left, &lower).unwrap()["errors"].win_rate.unwrap().value;
+    let rate = |task: &Task| compare(task, &left, &lower, "errors").unwrap().unwrap().win_rate.unwrap().value;
     assert!((rate(&task("lower_is_better = ['errors']")) - 2.5 / 3.0).abs() < 1e-12);
     assert!((rate(&task("")) - 0.5 / 3.0).abs() < 1e-12);
-    let difference = compare(&task(""), &left, &right).unwrap()["acc"].difference;
+    let difference = compare(&task(""), &left, &right, "acc").unwrap().unwrap().difference;
     assert!((difference.value - 1.0 / 3.0).abs() < 1e-12);
+    assert_eq!(compare(&task(""), &left, &right, "bleu").unwrap(), None);
 }
 
 #[test]

@@ -136,7 +136,7 @@ struct OfTask<'a> {
     data: &'a str,
     records: usize,
     figures: &'a BTreeMap<String, Figure>,
-    /// Against the first model.
+    /// Against the first model that has the figure.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     against_first: BTreeMap<String, Comparison>,
 }
@@ -240,9 +240,19 @@ fn tell(
 ) -> anyhow::Result<()> {
     let shown: Vec<usize> = (0..candidates.len()).filter(|&at| candidates[at].shown).collect();
     let of = |at: usize, task: usize| measured[at][task].as_ref().expect("what is shown is measured by all tasks");
-    let against = |at: usize, task: usize| match shown[0] {
-        first if first == at => Ok(BTreeMap::new()),
-        first => task::compare(&tasks[task], of(first, task), of(at, task)),
+    // The first one that has the figure: the first of a run has no log-ratio.
+    let against = |at: usize, task: usize| {
+        let mut all = BTreeMap::new();
+        for figure in of(at, task).report.figures.keys() {
+            let has_figure = |other: &&usize| of(**other, task).report.figures.contains_key(figure);
+            let first = *shown.iter().find(has_figure).expect("it has it itself");
+            if first != at
+                && let Some(comparison) = task::compare(&tasks[task], of(first, task), of(at, task), figure)?
+            {
+                all.insert(figure.clone(), comparison);
+            }
+        }
+        anyhow::Ok(all)
     };
     let mut comparisons = Vec::new();
     for &at in &shown {
