@@ -139,6 +139,9 @@ impl Items {
             most if most >= test.len() => test,
             most => test.sample(most, TEST_SEED)?,
         };
+        // A held-out share has none of them; records of another file may.
+        let tested: HashSet<_> = test.records.iter().map(Record::prompt_hash).collect();
+        records.tested = train.records.iter().filter(|record| tested.contains(&record.prompt_hash())).count();
         let seed = config.game.seed;
         let train = encoder.encode_all(train.weighted(seed).shuffle(seed), Encoder::item)?;
         let test = encoder.encode_all(test, Encoder::test_item)?;

@@ -75,6 +75,8 @@ pub struct Records {
     pub test: usize,
     /// Of the training files: that repeat another word for word. They are used like any other.
     pub duplicates: usize,
+    /// Of the training files: whose prompt is evaluated on as well, which a held-out share never has.
+    pub tested: usize,
     /// Of those to train on: real responses cut at the limit of tokens.
     pub cut: usize,
     /// Left out, because the prompt is longer than `data.max_prompt_tokens`.

@@ -113,7 +113,14 @@ impl<'a, D: Device + Clone> Run<'a, D> {
         if self.rate > 0.0 {
             lines.push(format!("products in {precision}, {:.1} GFLOP/s measured", self.rate / 1e9));
         }
+        let tested = items.records.tested;
         lines.iter().for_each(|line| self.observer.say(line));
+        if tested > 0 {
+            self.observer.warn(&format!(
+                "{tested} records to train on have prompts that are evaluated on as well: the figures may flatter; take them out of \
+                 `data.train`, or leave `data.test` empty for a held-out share"
+            ));
+        }
         Ok(self)
     }
 }

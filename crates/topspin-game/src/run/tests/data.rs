@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::json;
 
+use super::guards::Warned;
 use super::settings::lines;
 use super::*;
 
@@ -117,4 +118,24 @@ fn unusable_records_are_left_out_only_up_to_a_share_and_are_named() {
     assert!(skipped.iter().all(|line| line["problem"].is_string() && line["file"] == fixture.path("train.jsonl")));
     // What is allowed may change while a run is under way: it changes no artefact.
     play("0.5").unwrap();
+}
+
+/// Training on what is evaluated on is said, and a held-out share never does.
+#[test]
+fn prompts_on_both_sides_are_told() {
+    let fixture = Fixture::new();
+    let train = fs::read_to_string(fixture.path("train.jsonl")).unwrap();
+    fs::write(fixture.path("test.jsonl"), train.lines().take(3).map(|line| format!("{line}\n")).collect::<String>())
+        .unwrap();
+    let warned = |out: &str, sets: &[&str]| {
+        let mut warned = Warned::default();
+        let config = fixture.config(out, &[&SHORT[..], sets].concat());
+        play(&config, &mut warned, &AtomicBool::new(false)).unwrap();
+        warned.0.into_iter().find(|line| line.contains("evaluated on as well"))
+    };
+    let said = warned("out", &[]).unwrap();
+    assert!(said.starts_with("3 records to train on have prompts that are evaluated on as well"), "{said}");
+    assert_eq!(records(&fixture, "out").tested, 3);
+    assert_eq!(warned("held", &["data.test=", "data.test_share=0.2"]), None);
+    assert_eq!(records(&fixture, "held").tested, 0);
 }

@@ -6,7 +6,7 @@ use super::*;
 
 /// Keeps what it is warned of.
 #[derive(Default)]
-struct Warned(Vec<String>);
+pub(super) struct Warned(pub Vec<String>);
 
 impl Observer for Warned {
     fn begin(&mut self, _: &str, _: &'static str, _: usize, _: usize) {}
