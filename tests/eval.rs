@@ -69,6 +69,24 @@ fn likelihoods_and_answers_are_those_of_score_and_generate() {
     assert_eq!(value(&evaluation, 0, "exact_match"), 0.5);
 }
 
+#[test]
+fn an_answer_ends_where_a_text_says() {
+    let sandbox = Sandbox::with_model();
+    sandbox.write_lines("data.jsonl", &[json!({"prompt": "a", "response": "b"})]);
+    let said = |folder: &str, line: &str| {
+        let evaluation =
+            evaluate(&sandbox, &format!("model --data data.jsonl --max-new-tokens 5 --output {folder} {line}"));
+        let sample = &sample_lines(&sandbox, &format!("{folder}/model"), "exact_match")[0];
+        (sample["resps"][0][0].as_str().unwrap().to_owned(), value(&evaluation, 0, "finish.stop"))
+    };
+    let (whole, _) = said("whole", "--task exact_match");
+    let end = whole.chars().nth(2).unwrap();
+    let until = format!("[[task]]\npreset = 'exact_match'\nuntil = [{}]\n", json!(end.to_string()));
+    sandbox.write("t.toml", until);
+    let (cut, stopped) = said("cut", "--tasks t.toml");
+    assert_eq!((cut.as_str(), stopped), (whole.split(end).next().unwrap(), 1.0));
+}
+
 /// The results in a folder of results.
 fn results_of(sandbox: &Sandbox, folder: &str) -> Value {
     let name = sandbox.read_dir(folder).into_iter().find(|name| name.starts_with("results_")).unwrap();
@@ -197,9 +215,6 @@ fn figures_depend_on_neither_the_day_nor_the_order() {
     lines.push(lines[1].clone());
     lines.push(json!({"prompt": "two", "response": "three"}));
     sandbox.write_lines("data.jsonl", &lines);
-    lines.rotate_left(2);
-    lines.swap(0, 1);
-    sandbox.write_lines("other.jsonl", &lines);
     let tasks = "--task nll --task summary --task discrimination --temperature 1 --samples 2 --max-new-tokens 6 --json";
     let run = |data: &str, output: &str, day: &str| {
         let line = format!("-q eval model --data {data} {tasks} --output {output}");
@@ -210,7 +225,12 @@ fn figures_depend_on_neither_the_day_nor_the_order() {
     };
     let first = run("data.jsonl", "a", "0");
     assert_eq!(run("data.jsonl", "b", "0"), first);
-    assert_eq!(run("other.jsonl", "c", "86400").replace("other.jsonl", "data.jsonl"), first);
+    for turn in 1..lines.len() {
+        lines.rotate_left(turn);
+        lines.swap(0, turn);
+        sandbox.write_lines("other.jsonl", &lines);
+        assert_eq!(run("other.jsonl", "c", "86400").replace("other.jsonl", "data.jsonl"), first);
+    }
     let names = sandbox.read_dir("a/model");
     assert_eq!(names, sandbox.read_dir("b/model"));
     let expected: Vec<_> =

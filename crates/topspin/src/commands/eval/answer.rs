@@ -22,7 +22,7 @@ use crate::error::Interrupted;
 use crate::generation::{self, Plan};
 use crate::input::{Line, at};
 use crate::interrupt::Graceful;
-use crate::{progress, scoring};
+use crate::{output, progress, scoring};
 
 /// The questions of a task as tokens of one model.
 pub struct Asked {
@@ -285,7 +285,7 @@ impl<'a> Answering<'a> {
             generation
         });
         let file = answers_file(&task.name);
-        crate::output::write_jsonl(&file, generations)?;
+        output::write_jsonl(&file, generations)?;
         let bar = progress::bar("answers", completions.len());
         let graceful = Graceful::begin();
         let call = Call {
@@ -330,12 +330,14 @@ fn evaluated(doc: &Doc) -> Evaluated {
 
 /// Answers as text.
 fn read(task: &Task, completions: &[Completion], dialect: &Dialect) -> Answers {
-    let text = |completion: &Completion| task.cut(&dialect.decode_response(&completion.token_ids)).to_owned();
-    Answers {
-        texts: completions.iter().map(text).collect(),
-        tokens: completions.iter().map(|completion| completion.token_ids.len()).collect(),
-        stopped: completions.iter().map(|completion| completion.finish == Finish::Stop).collect(),
-    }
+    let of = |completion: &Completion| {
+        let said = dialect.decode_response(&completion.token_ids);
+        let text = task.cut(&said).to_owned();
+        let stopped = completion.finish == Finish::Stop || text.len() < said.len();
+        (text, stopped)
+    };
+    let (texts, stopped) = completions.iter().map(of).unzip();
+    Answers { texts, tokens: completions.iter().map(|completion| completion.token_ids.len()).collect(), stopped }
 }
 
 fn sum(logprobs: &[f32]) -> f64 {

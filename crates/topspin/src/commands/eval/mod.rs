@@ -201,9 +201,6 @@ fn tasks(args: &Args) -> anyhow::Result<Vec<Task>> {
         if let Some(data) = args.data.as_ref().filter(|_| settings.data.is_empty()) {
             settings.data = data.display().to_string();
         }
-        if settings.name.is_empty() {
-            settings.name = settings.preset.clone();
-        }
         settings.limit = args.limit.unwrap_or(settings.limit);
         settings.max_new_tokens = args.max_new_tokens.unwrap_or(settings.max_new_tokens);
         if settings.output_type == OutputType::GenerateUntil {
