@@ -69,7 +69,12 @@ impl Sandbox {
 
     /// Names of what is in it, sorted, hidden files included.
     pub fn names(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.dir.path()).expect("a sandbox is readable");
+        self.read_dir("")
+    }
+
+    /// Names of what is in a folder of it.
+    pub fn read_dir(&self, name: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
@@ -88,6 +93,12 @@ impl Sandbox {
     /// Runs the program with the words of `line` as arguments.
     pub fn run(&self, line: &str) -> String {
         block(&mut self.topspin(&line.split_whitespace().collect::<Vec<_>>()))
+    }
+
+    /// Runs the program with the words of `line` as arguments, which must succeed.
+    pub fn finish(&self, line: &str) {
+        let said = self.run(line);
+        assert!(said.starts_with("exit code: 0\n"), "{line}\n{said}");
     }
 
     /// Runs the program with the words of `line` as arguments, which must succeed and write nothing but messages.

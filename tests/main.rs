@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod data;
 mod disk;
+mod eval;
 mod events;
 mod export;
 mod generate;

@@ -1,7 +1,7 @@
 //! How well real and generated responses can be told apart by a number that each has: a log-ratio, or just a length.
 
 use crate::bootstrap::{Z, finite, standard_deviation};
-use crate::{Bootstrap, EvalError, Figure, Report, win_rate};
+use crate::{Bootstrap, EvalError, Evaluated, Figure, REAL, Report, SAMPLED, SAMPLED_BEFORE, win_rate};
 
 /// The area under the ROC curve: the probability that the number of a real response is higher than that of a generated
 /// one, equal ones counting one half (Mann and Whitney 1947). From 0 to 1; one half is chance, and both ends tell the two
@@ -112,13 +112,49 @@ impl Sides {
         report.add(format!("discrimination.{by}.accuracy"), threshold.accuracy);
         Ok(())
     }
+
+    /// The figure of that name of the pairs at `places`.
+    fn figure_at(&self, name: &str, places: &[usize]) -> Option<f64> {
+        let at = |values: &[f64]| places.iter().map(|&i| values[i]).collect::<Vec<_>>();
+        let (real, generated) = (at(&self.real), at(&self.generated));
+        let figure = match name {
+            "auc" => auc(&real, &generated).ok()?,
+            "accuracy" => best_threshold(&real, &generated, &Bootstrap { seed: 0, replicates: 1 }).ok()?.accuracy,
+            "pairs" => win_rate(&generated, &real).ok()?,
+            _ => return None,
+        };
+        Some(figure.value)
+    }
 }
 
 impl Discrimination {
-    /// Adds a prompt: the log-ratios and the lengths in tokens of its real and of its generated response.
-    pub fn push(&mut self, log_ratios: (f64, f64), lengths: (usize, usize)) {
-        self.log_ratios.real.push(log_ratios.0);
-        self.log_ratios.generated.push(log_ratios.1);
+    /// What two models give to the records: the real responses beside the samples of the one `before`, the opponent. Without it
+    /// there are no log-ratios: the real responses stand beside the model's own samples, and length alone can tell. Records
+    /// that lack a response are left out.
+    pub fn new(records: &[Evaluated], before: Option<&[Evaluated]>) -> Self {
+        let sample = if before.is_some() { SAMPLED_BEFORE } else { SAMPLED };
+        let mut all = Self::default();
+        for (place, now) in records.iter().enumerate() {
+            let (Some(real), Some(sample)) = (now.responses.get(REAL), now.responses.get(sample)) else { continue };
+            let log_ratios = match before.map(|before| before.get(place).map(|then| &then.responses)) {
+                None => None,
+                Some(then) => {
+                    let then = then.and_then(|then| Some((then.get(REAL)?.logp(), then.get(SAMPLED)?.logp())));
+                    let Some((real_then, sample_then)) = then else { continue };
+                    Some((real.logp() - real_then, sample.logp() - sample_then))
+                }
+            };
+            all.push(log_ratios, (real.token_ids.len(), sample.token_ids.len()));
+        }
+        all
+    }
+
+    /// Adds a prompt: the log-ratios, if there are any, and the lengths in tokens of its real and of its generated response.
+    fn push(&mut self, log_ratios: Option<(f64, f64)>, lengths: (usize, usize)) {
+        if let Some((real, generated)) = log_ratios {
+            self.log_ratios.real.push(real);
+            self.log_ratios.generated.push(generated);
+        }
         self.lengths.real.push(lengths.0 as f64);
         self.lengths.generated.push(lengths.1 as f64);
     }
@@ -130,14 +166,43 @@ impl Discrimination {
 
     /// Adds `discrimination.log_ratio.auc` ([`auc`]), `.accuracy` ([`best_threshold`]) and `.pairs`, the share of prompts whose
     /// real response has the higher log-ratio (what training calls `rewards/accuracies`, held out), and the first two of
-    /// `discrimination.length`.
+    /// `discrimination.length`. Without log-ratios there are the latter alone.
     ///
     /// # Errors
     /// As for [`auc`].
     pub fn report(&self, report: &mut Report) -> Result<(), EvalError> {
-        self.log_ratios.report(report, "log_ratio")?;
-        report.add("discrimination.log_ratio.pairs", win_rate(&self.log_ratios.generated, &self.log_ratios.real)?);
+        if !self.log_ratios.real.is_empty() {
+            self.log_ratios.report(report, "log_ratio")?;
+            report.add("discrimination.log_ratio.pairs", win_rate(&self.log_ratios.generated, &self.log_ratios.real)?);
+        }
         self.lengths.report(report, "length")
+    }
+
+    /// The difference `right - left` of a figure that [`report`](Self::report) adds, over the same prompts; nothing where it is
+    /// not a figure of both.
+    ///
+    /// # Errors
+    /// As for [`Bootstrap::figure`].
+    pub fn difference(
+        left: &Self,
+        right: &Self,
+        figure: &str,
+        bootstrap: &Bootstrap,
+    ) -> Result<Option<Figure>, EvalError> {
+        let Some((by, name)) = figure.strip_prefix("discrimination.").and_then(|figure| figure.split_once('.')) else {
+            return Ok(None);
+        };
+        let sides = |of: &Self| if by == "length" { of.lengths.clone() } else { of.log_ratios.clone() };
+        let (left, right) = (sides(left), sides(right));
+        let n = right.real.len();
+        if n == 0 || left.real.len() != n {
+            return Ok(None);
+        }
+        let at = |places: &[usize]| Some(right.figure_at(name, places)? - left.figure_at(name, places)?);
+        // All draws have the figure, or none has.
+        bootstrap
+            .figure(n, |places| at(places).unwrap_or(f64::NAN))
+            .map(|figure| Some(figure).filter(|figure| !figure.value.is_nan()))
     }
 }
 

@@ -68,8 +68,8 @@ pub struct Metric {
     pub filter: String,
     /// The figure. Its interval has no place in the harness's files.
     pub figure: Figure,
-    /// Whether a higher one is better.
-    pub higher_is_better: bool,
+    /// Whether a higher one is better; nothing where neither end is, or where nobody knows.
+    pub higher_is_better: Option<bool>,
 }
 
 impl Results {
@@ -85,7 +85,7 @@ impl Results {
         for Metric { name, filter, figure, higher_is_better } in metrics {
             row.insert(format!("{name},{filter}"), figure.value.into());
             row.insert(format!("{name}_stderr,{filter}"), figure.stderr.map_or("N/A".into(), Value::from));
-            directions.insert(name, Some(higher_is_better));
+            directions.insert(name, higher_is_better);
         }
         self.results.insert(name.clone(), row);
         let shots = config.get("num_fewshot").and_then(Value::as_u64).unwrap_or(0);
@@ -154,10 +154,12 @@ impl Request {
         Self { arguments: [prompt.into(), settings.into()], said, filtered: filtered.into() }
     }
 
-    /// The log-probability of a given text behind a context, in nats, and whether greedy decoding gives that text.
-    pub fn loglikelihood(context: &str, text: &str, logprob: f64, is_greedy: bool) -> Self {
+    /// The log-probability of a given text behind a context, in nats, and whether greedy decoding gives that text, if that is
+    /// known.
+    pub fn loglikelihood(context: &str, text: &str, logprob: f64, is_greedy: Option<bool>) -> Self {
         // Python's words for both.
-        let said: Value = vec![format!("{logprob:?}"), if is_greedy { "True" } else { "False" }.into()].into();
+        let is_greedy = is_greedy.map_or("None", |is_greedy| if is_greedy { "True" } else { "False" });
+        let said: Value = vec![format!("{logprob:?}"), is_greedy.into()].into();
         Self { arguments: [context.into(), text.into()], said: vec![said.clone()], filtered: said }
     }
 }
@@ -174,7 +176,7 @@ impl Sample {
         filter: &str,
         values: Map<String, Value>,
     ) -> Self {
-        let doc_hash = hash(&format!("{:#}", Value::Object(doc.clone())));
+        let doc_hash = hash_of_doc(&doc);
         let prompt = requests.first().and_then(|request| request.arguments[0].as_str()).unwrap_or_default();
         let prompt_hash = hash(prompt);
         let named = |request: &Request| {
@@ -197,6 +199,11 @@ impl Sample {
             values,
         }
     }
+}
+
+/// SHA-256 of a question as indented JSON, which is `doc_hash`.
+pub fn hash_of_doc(doc: &Map<String, Value>) -> String {
+    hash(&format!("{:#}", Value::Object(doc.clone())))
 }
 
 fn hash(text: &str) -> String {

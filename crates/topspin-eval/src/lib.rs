@@ -16,7 +16,8 @@
 //! Each has a [`Figure`] with an interval and a standard error: a share by [`share`], a mean by [`Bootstrap::mean`], a corpus
 //! metric by [`Bootstrap::corpus`]; two models on the same prompts are compared by [`Bootstrap::difference`] and
 //! [`Bootstrap::corpus_difference`]. A [`Measure`] names those that compare an answer with references; what it knows of each
-//! answer is a [`Unit`], from which figure and difference come ([`Bootstrap::units`], [`Bootstrap::units_difference`]). [`Report`] is what `eval.json` holds, [`harness`] the layout of lm-evaluation-harness.
+//! answer is a [`Unit`], from which figure and difference come ([`Bootstrap::units`], [`Bootstrap::units_difference`]). [`Report`] is what `eval.json` holds, [`harness`] the layout of lm-evaluation-harness; a [`task`] is what is asked and measured
+//! together.
 //!
 //! Every figure is computed over responses as the units that were drawn: an interval says what other responses to
 //! other prompts of the same kind would have given, not what another training run would.
@@ -41,6 +42,7 @@ mod perplexity;
 mod porter;
 mod report;
 mod rouge;
+pub mod task;
 mod text;
 mod unit;
 mod white_space;

@@ -6,10 +6,10 @@ use crate::EvalError;
 use crate::white_space::is_space;
 
 /// The patterns in which GSM8K's answers are found, as lm-evaluation-harness has them.
-const STRICT: &str = r"#### (\-?[0-9\.\,]+)";
-const FLEXIBLE: &str = r"(-?[$0-9.,]{2,})|(-?[0-9]+)";
+pub(crate) const STRICT: &str = r"#### (\-?[0-9\.\,]+)";
+pub(crate) const FLEXIBLE: &str = r"(-?[$0-9.,]{2,})|(-?[0-9]+)";
 /// What lm-evaluation-harness puts in the place of an answer that is not found.
-const INVALID: &str = "[invalid]";
+pub(crate) const INVALID: &str = "[invalid]";
 
 /// A regular expression. The syntax is that of the crate `fancy-regex`, which is Python's with lookahead and
 /// backreferences, but for `$`, which is the end of the text alone, and for rare classes.

@@ -38,6 +38,31 @@ impl Unit {
             Self::Chrf(counts) => Some(counts.score()),
         }
     }
+
+    /// What a metric knows of several responses to one prompt, which are one unit: the mean of hits and values, the sum of counts.
+    /// A single response stays as it is.
+    ///
+    /// # Errors
+    /// [`EvalError::Empty`] without units, [`EvalError::Mixed`] where they are of several kinds.
+    pub fn pool(units: &[Self]) -> Result<Self, EvalError> {
+        fn sum<S: CorpusStatistics>(all: &[S]) -> S {
+            let mut sum = S::default();
+            all.iter().for_each(|one| sum.add(one));
+            sum
+        }
+        let mean = |values: &[f64]| Self::Value(values.iter().sum::<f64>() / values.len() as f64);
+        if let [one] = units {
+            return Ok(*one);
+        }
+        Ok(match Units::new(units)? {
+            Units::Hits(hits) => mean(&numbers(&hits)),
+            Units::Values(values) => mean(&values),
+            Units::Ratios(ratios) => Self::Ratio(sum(&ratios).0),
+            Units::Perplexities(ratios) => Self::Perplexity(sum(&ratios).0),
+            Units::Bleu(counts) => Self::Bleu(sum(&counts)),
+            Units::Chrf(counts) => Self::Chrf(sum(&counts)),
+        })
+    }
 }
 
 /// The units of one metric, one a response.
@@ -203,6 +228,26 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Prompts with as many responses each have, pooled, the figure of all responses.
+        #[test]
+        fn pooled_units_keep_the_figure(rows in prop::collection::vec((any::<bool>(), 0.0..9.0f64, 1..30usize), 6)) {
+            let kinds: [fn(&(bool, f64, usize)) -> Unit; 4] = [
+                |row| Unit::Hit(row.0),
+                |row| Unit::Value(row.1),
+                |row| Unit::Ratio([row.1, row.2 as f64]),
+                |row| Unit::Perplexity([row.1, row.2 as f64]),
+            ];
+            for kind in kinds {
+                let all: Vec<_> = rows.iter().map(kind).collect();
+                let pooled: Vec<_> = all.chunks(3).map(|some| Unit::pool(some).unwrap()).collect();
+                let figure = |units: &[Unit]| BOOTSTRAP.units(units).unwrap().value;
+                prop_assert!((figure(&pooled) - figure(&all)).abs() < 1e-9 * figure(&all).max(1.0));
+                prop_assert_eq!(Unit::pool(&all[..1]), Ok(all[0]));
+            }
+        }
+    }
+
     #[test]
     fn units_are_plain_json() {
         let said = r#"[true,0.5,[1.0,4.0]]"#;
@@ -219,6 +264,8 @@ mod tests {
     #[test]
     fn what_gives_no_figure_is_told() {
         assert_eq!(BOOTSTRAP.units(&[]), Err(EvalError::Empty));
+        assert_eq!(Unit::pool(&[]), Err(EvalError::Empty));
+        assert_eq!(Unit::pool(&[Unit::Hit(true), Unit::Value(1.0)]), Err(EvalError::Mixed));
         assert_eq!(BOOTSTRAP.units(&[Unit::Hit(true), Unit::Value(1.0)]), Err(EvalError::Mixed));
         assert_eq!(BOOTSTRAP.units_difference(&[Unit::Hit(true)], &[Unit::Value(1.0)]), Err(EvalError::Mixed));
         assert_eq!(BOOTSTRAP.units(&[Unit::Ratio([1.0, 0.0])]), Err(EvalError::NoTokens));

@@ -1,10 +1,12 @@
 //! Laws that measures of answers keep, and what has no measure.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use topspin_eval::{
-    BleuStatistics, Bootstrap, Choice, ChoiceScores, ChrfStatistics, CorpusStatistics, EvalError, Figure,
-    Normalisation, Pattern, Perplexities, RegexFilter, RougeL, Stemming, TextNll, auc, best_threshold, numeric_answer,
-    numeric_match, share, win_rate,
+    BleuStatistics, Bootstrap, Choice, ChoiceScores, ChrfStatistics, CorpusStatistics, Discrimination, EvalError,
+    Evaluated, Figure, Normalisation, Pattern, Perplexities, REAL, RegexFilter, Report, RougeL, SAMPLED,
+    SAMPLED_BEFORE, Scored, Stemming, TextNll, auc, best_threshold, numeric_answer, numeric_match, share, win_rate,
 };
 
 fn ends(figure: Figure) -> (f64, f64) {
@@ -131,6 +133,72 @@ fn without_an_overlap_nothing_is_known_of_the_width() {
     assert_eq!((best.accuracy.value, best.threshold, best.real_above), (1.0, 5.0, false));
     // Wilson's interval has a width even so.
     assert_eq!(win_rate(&[0.0; 4], &[1.0; 4]).unwrap().low, share(4, 4).unwrap().low);
+}
+
+/// Records with a log-probability, and a length, of the real response, of the model's own sample and of that of the model before.
+fn responses(rows: &[[(f64, usize); 3]]) -> Vec<Evaluated> {
+    let scored = |&(logp, length): &(f64, usize)| {
+        let logprobs = std::iter::once(logp as f32).chain(std::iter::repeat_n(0.0, length - 1)).collect();
+        Scored { token_ids: vec![7; length], logprobs }
+    };
+    let record = |row: &[(f64, usize); 3]| {
+        let kinds = [REAL, SAMPLED, SAMPLED_BEFORE].map(String::from);
+        let responses: BTreeMap<_, _> = kinds.into_iter().zip(row.iter().map(scored)).collect();
+        Evaluated { responses, ..Evaluated::default() }
+    };
+    rows.iter().map(record).collect()
+}
+
+fn rows(n: usize) -> impl Strategy<Value = Vec<[(f64, usize); 3]>> {
+    prop::collection::vec(prop::array::uniform3((-9.0..0.0f64, 1..6usize)), n)
+}
+
+proptest! {
+    #[test]
+    fn a_difference_of_discrimination_is_of_its_figures(a in rows(12), b in rows(12), before in rows(12)) {
+        let bootstrap = Bootstrap { seed: 1, replicates: 50 };
+        let before = responses(&before);
+        let [left, right] = [a, b].map(|rows| Discrimination::new(&responses(&rows), Some(&before)));
+        let report = |of: &Discrimination| {
+            let mut report = Report::new(bootstrap);
+            of.report(&mut report).unwrap();
+            report.figures
+        };
+        let (then, now) = (report(&left), report(&right));
+        prop_assert_eq!(now.len(), 5);
+        for (name, figure) in &now {
+            let difference = Discrimination::difference(&left, &right, name, &bootstrap).unwrap().unwrap();
+            prop_assert!((difference.value - (figure.value - then[name].value)).abs() < 1e-12, "{}", name);
+            let none = Discrimination::difference(&left, &left, name, &bootstrap).unwrap().unwrap();
+            prop_assert_eq!((none.value, none.low, none.high), (0.0, Some(0.0), Some(0.0)));
+        }
+        for name in ["nll.per_token", "discrimination.length.colour"] {
+            prop_assert_eq!(Discrimination::difference(&left, &right, name, &bootstrap).unwrap(), None);
+        }
+    }
+}
+
+#[test]
+fn without_a_model_before_length_alone_tells() {
+    let rows = [[(-1.0, 2), (-3.0, 5), (-2.0, 9)], [(-1.0, 3), (-1.0, 4), (-2.0, 1)]];
+    let figures = |before: Option<&[Evaluated]>| {
+        let mut report = Report::new(Bootstrap::default());
+        Discrimination::new(&responses(&rows), before).report(&mut report).unwrap();
+        report.figures
+    };
+    let alone = figures(None);
+    let names: Vec<_> = alone.keys().map(String::as_str).collect();
+    assert_eq!(names, ["discrimination.length.accuracy", "discrimination.length.auc"]);
+    // Its own samples are all longer; of those of the model before one is, and one is not.
+    assert_eq!(alone["discrimination.length.auc"].value, 0.0);
+    let before = responses(&[[(-2.0, 2), (-2.5, 9), (-1.0, 1)], [(-1.0, 3), (-1.0, 1), (-1.0, 1)]]);
+    let all = figures(Some(&before));
+    assert_eq!(all["discrimination.length.auc"].value, 0.5);
+    // Log-ratios 1 and 0 of real responses, 0.5 and -1 of the samples.
+    assert_eq!(all["discrimination.log_ratio.auc"].value, 0.75);
+    assert_eq!(all["discrimination.log_ratio.pairs"].value, 1.0);
+    // What the model before lacks is left out.
+    assert_eq!(figures(Some(&before[..1]))["discrimination.log_ratio.auc"].n, 2);
 }
 
 /// Scores of a few values, so that ties are frequent.

@@ -51,7 +51,7 @@ fn pick(line: &Value) -> Sample {
         let said = &line["resps"][i][0];
         let logprob = string(&said[0]).parse().unwrap();
         choices.push(Choice::new(text, logprob));
-        let is_greedy = string(&said[1]) == "True";
+        let is_greedy = Some(string(&said[1]) == "True");
         requests.push(Request::loglikelihood(string(&doc["question"]), &format!(" {text}"), logprob, is_greedy));
     }
     let ChoiceScores { acc, acc_norm, acc_bytes } = ChoiceScores::new(&choices, &[label as usize]).unwrap();
@@ -114,7 +114,7 @@ fn results_are_those_of_the_harness() {
         let n = values.values().next().unwrap().len();
         let metric = |((name, filter), values): ((String, String), Vec<f64>)| {
             let figure = Bootstrap { seed: 0, replicates: 9 }.mean(&values).unwrap();
-            Metric { name, filter, figure, higher_is_better: true }
+            Metric { name, filter, figure, higher_is_better: Some(true) }
         };
         results.add(Task {
             name: task.into(),
@@ -142,7 +142,7 @@ fn what_a_file_has_besides_is_kept() {
 #[test]
 fn a_single_question_has_no_standard_error() {
     let mut results = Results::default();
-    let metric = |figure| Metric { name: "bleu".into(), filter: "none".into(), figure, higher_is_better: true };
+    let metric = |figure| Metric { name: "bleu".into(), filter: "none".into(), figure, higher_is_better: Some(true) };
     results.add(Task {
         name: "one".into(),
         config: object(&json!({"task_alias": "- One", "num_fewshot": 5})),

@@ -1,4 +1,4 @@
-//! The date that chat templates may print.
+//! The date that chat templates may print, and that names of files hold.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Some templates write today's date into the prompt. It is read once, so that one process sees one date, and from
 /// `SOURCE_DATE_EPOCH` (seconds since 1970) where that is set, so that a run can be repeated on another day.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub struct Clock {
     /// Since 1970.
     pub seconds: u64,
 }
@@ -29,14 +29,18 @@ const MONTHS: [&str; 12] = [
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 impl Clock {
-    pub(crate) fn now() -> Self {
+    /// The moment, or that of `SOURCE_DATE_EPOCH`.
+    pub fn now() -> Self {
         let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse::<u32>().ok());
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         Self { seconds: fixed.map_or_else(now, u64::from) }
     }
 
     /// Python's `strftime` for the directives that templates use, in the C locale.
-    pub(crate) fn format(self, format: &str) -> Result<String, String> {
+    ///
+    /// # Errors
+    /// The directive is none of these, in words.
+    pub fn format(self, format: &str) -> Result<String, String> {
         let days = self.seconds / 86_400;
         let second = self.seconds % 86_400;
         let (year, month, day) = civil(days);

@@ -4,7 +4,7 @@ pub mod adapter;
 pub mod batch;
 pub mod chat;
 pub mod checkpoint;
-mod clock;
+pub mod clock;
 pub mod config;
 pub mod conversation;
 pub mod decoder;

@@ -29,7 +29,8 @@ Examples:
   topspin data inspect train.jsonl                               What is in this file?
   topspin generate --model M --input p.jsonl --output out.jsonl  An answer to each prompt
   topspin score --model M --input pairs.jsonl --output s.jsonl   How likely are these answers?
-  topspin eval --model M --data test.jsonl                       How good is the model?
+  topspin eval M --data test.jsonl                               How good is the model?
+  topspin eval A B --data test.jsonl --task gsm8k                Which one is better, and is that more than noise?
   topspin chat --model M                                         Talk to it
   topspin export runs/game --output my-model                     Hand it on
   topspin lab tables --objective all                             What does theory say?

@@ -14,7 +14,7 @@ use topspin_model::hub::Hub;
 use topspin_model::source::{ModelFiles, ModelSource};
 use tracing::info;
 
-use crate::flags::{Dtype, ModelFlags};
+use crate::flags::{Dtype, Holding, ModelFlags};
 use crate::progress;
 
 /// A model, and how it is spoken to.
@@ -31,9 +31,14 @@ impl Model {
     /// The two are apart so that all that can be found wrong with the data is found before the weights are read.
     pub fn load(files: ModelFiles, flags: &ModelFlags) -> anyhow::Result<Self> {
         let precision = prepare(flags.compute.dtype, flags.compute.threads)?;
-        let for_use = Weights::from(flags.compute.weights).laid_out(Use::Forward);
+        Self::read(files, &flags.model, precision, flags.compute.weights)
+    }
+
+    /// Loads the weights of a model that goes by `name`, after [`prepare`].
+    pub fn read(files: ModelFiles, name: &str, precision: Precision, weights: Holding) -> anyhow::Result<Self> {
+        let for_use = Weights::from(weights).laid_out(Use::Forward);
         let decoder = files.frozen(Cpu::new(), precision, for_use)?;
-        say(&flags.model, files.config.layout().len(), precision);
+        say(name, files.config.layout().len(), precision);
         Ok(Self { files, decoder })
     }
 }

@@ -26,8 +26,7 @@ pub fn read(path: &Path, need: Need, limit: Option<usize>, dialect: &Dialect) ->
     let options = Options::new(need);
     let line = |found: Result<_, DataError>| {
         let (fields, record) = found?;
-        let prompt = dialect.encode_prompt(&messages(&record)).map_err(|e| at(&record, e))?;
-        Ok(Line { fields, record, prompt })
+        Line::new(fields, record, dialect)
     };
     topspin_data::records(path, &options)?.take(limit.unwrap_or(usize::MAX)).map(line).collect()
 }
@@ -43,6 +42,12 @@ pub fn at(record: &Record, problem: impl std::fmt::Display) -> anyhow::Error {
 }
 
 impl Line {
+    /// Tokenizes the prompt of a record.
+    pub fn new(fields: Fields, record: Record, dialect: &Dialect) -> anyhow::Result<Self> {
+        let prompt = dialect.encode_prompt(&messages(&record)).map_err(|e| at(&record, e))?;
+        Ok(Self { fields, record, prompt })
+    }
+
     /// Checks that the prompt leaves room for a response.
     pub fn check_prompt(&self, context: usize) -> anyhow::Result<()> {
         let tokens = self.prompt.len();
@@ -88,7 +93,8 @@ impl Line {
         self.check_response(context, ids)
     }
 
-    fn check_response(&self, context: usize, ids: Vec<u32>) -> anyhow::Result<Vec<u32>> {
+    /// Checks that tokens fit into the context behind the prompt.
+    pub fn check_response(&self, context: usize, ids: Vec<u32>) -> anyhow::Result<Vec<u32>> {
         self.check_prompt(context)?;
         let (prompt, response) = (self.prompt.len(), ids.len());
         // The last token is predicted, but not fed.

@@ -22,7 +22,7 @@ use super::lineup::Answerer;
 use super::plan::kinds;
 use super::rollouts::Wanted;
 use super::summary::words;
-use super::{BASE, Done, Run, RunError};
+use super::{BASE, Done, Run, RunError, candidates};
 use crate::command::Call;
 use crate::config::Eval;
 use crate::pair::Response;
@@ -61,7 +61,7 @@ pub struct Generation {
 
 impl Generation {
     /// What was answered to the prompt of `record`.
-    pub(super) fn new(record: &Record, references: Vec<String>, response: &Response, dialect: &Dialect) -> Self {
+    pub fn new(record: &Record, references: Vec<String>, response: &Response, dialect: &Dialect) -> Self {
         let (prompt, messages) = match &record.messages[..] {
             [Message { role, content }] if role == "user" => (Some(content.clone()), None),
             messages => (None, Some(messages.to_vec())),
@@ -152,14 +152,8 @@ impl<D: Device + Clone> Run<'_, D> {
     /// The stage folder whose model that of `folder` was trained from, if it is evaluated and sampled from: the opponent that
     /// held-out responses are told apart from.
     fn before(&self, folder: &str) -> Option<String> {
-        let before = match folder.strip_prefix("iter-").map(str::parse::<usize>) {
-            _ if !self.config.eval.sampled => return None,
-            Some(Ok(0)) if self.config.sft.enabled => BASE.into(),
-            Some(Ok(k)) if k > 0 => format!("iter-{}", k - 1),
-            None if folder != BASE => "iter-0".into(),
-            _ => return None,
-        };
-        Some(before)
+        let before = candidates::before(folder).filter(|_| self.config.eval.sampled)?;
+        (before != BASE || self.config.sft.enabled).then_some(before)
     }
 
     /// The test records with what the model of a stage folder gives to good responses, to its own samples, and to those of the
@@ -227,14 +221,7 @@ impl<D: Device + Clone> Run<'_, D> {
             return Ok(());
         }
         let of_before: Vec<Evaluated> = read_lines(&of_before)?;
-        let mut discrimination = Discrimination::default();
-        for (now, then) in records.iter().zip(&of_before) {
-            let Some(real) = now.responses.get(REAL) else { continue };
-            let sample = &now.responses[SAMPLED_BEFORE];
-            let log_ratios =
-                (real.logp() - then.responses[REAL].logp(), sample.logp() - then.responses[SAMPLED].logp());
-            discrimination.push(log_ratios, (real.token_ids.len(), sample.token_ids.len()));
-        }
+        let discrimination = Discrimination::new(records, Some(&of_before));
         if !discrimination.is_empty() {
             discrimination.report(report)?;
         }

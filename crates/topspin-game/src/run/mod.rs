@@ -47,6 +47,7 @@
 //!   greedy.jsonl, sampled.jsonl, eval.jsonl, eval.json
 //! ```
 
+mod candidates;
 mod error;
 mod evaluate;
 mod events;
@@ -80,11 +81,12 @@ use serde_json::{Map, Value};
 use topspin_files::Lock;
 use topspin_kernels::device::{Device, Use};
 use topspin_kernels::gemm::Precision;
-use topspin_model::adapter::{Adapter, AdapterFiles};
+use topspin_model::adapter::Adapter;
 use topspin_model::decoder::Decoder;
-use topspin_model::source::{ModelFiles, ModelSource};
+use topspin_model::source::ModelFiles;
 
 use crate::config::Config;
+pub use candidates::{Candidate, Folder};
 pub use error::RunError;
 pub use evaluate::Generation;
 pub use guard::Fired;
@@ -266,11 +268,7 @@ impl<D: Device + Clone> Run<'_, D> {
         if of == BASE {
             return Ok(self.base.clone());
         }
-        let dir = self.path(of).join("model");
-        if AdapterFiles::is_in(&dir) {
-            return Ok(self.below(of)?.with_adapter(&dir)?);
-        }
-        Ok(ModelFiles::open(&ModelSource::Folder(dir))?)
+        candidates::open(&self.path(of).join("model"), || self.below(of))
     }
 
     /// The model below the adapter of the stage folder `of`: the one that the run started from. Where adapters are merged

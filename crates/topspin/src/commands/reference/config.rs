@@ -23,6 +23,9 @@ const SCHEDULE: &str = include_str!("../../../../topspin-game/src/schedule.rs");
 /// The definition of [`topspin_game::opponent::Opponent`].
 const OPPONENT: &str = include_str!("../../../../topspin-game/src/opponent.rs");
 
+/// The definition of a task of an evaluation.
+const TASK: &str = include_str!("../../../../topspin-eval/src/task/settings.rs");
+
 /// A struct or an enum of the source: its comment, and its fields or variants.
 #[derive(Default)]
 struct Item {
@@ -62,6 +65,17 @@ pub fn chapter() -> String {
                 let _ = writeln!(page, "- `{key}`: {comment}");
             }
         }
+    }
+    page
+}
+
+/// The keys of a task of an evaluation.
+pub fn tasks() -> String {
+    let items = items(TASK);
+    let mut page = String::new();
+    write_heading(&mut page, &items["TaskSettings"].comment);
+    for (key, _, comment) in &items["TaskSettings"].members {
+        let _ = writeln!(page, "- `{key}`: {comment}");
     }
     page
 }

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use clap::{Arg, CommandFactory};
 
 use crate::cli::Cli;
+use crate::commands::eval;
 use crate::output;
 
 /// Prints the page.
@@ -29,6 +30,9 @@ fn page() -> String {
     program.get_arguments().for_each(|arg| write_flag(&mut page, arg));
     page.push_str(CONFIGURATION);
     page.push_str(&config::chapter());
+    page.push_str(TASKS);
+    page.push_str(&config::tasks());
+    page.push_str(&eval::chapter());
     page
 }
 
@@ -36,6 +40,11 @@ fn page() -> String {
 const CONFIGURATION: &str = "\n## Configuration\n
 `topspin run FILE` and `topspin sft FILE` read a TOML file of these tables; what it leaves out has the value shown here.
 `--set table.key=value` overrides it. A key that may vary by iteration takes one value, or a list with one for each.
+";
+
+/// How the tasks of an evaluation are introduced.
+const TASKS: &str = "\n## Tasks of an evaluation\n
+`topspin eval --tasks FILE` reads a TOML file of `[[task]]` tables; [evaluation.md](evaluation.md) tells what they mean.
 ";
 
 fn write_command(page: &mut String, command: &clap::Command, parent: &str, globals: &[String]) {
