@@ -93,7 +93,9 @@ def draws_what_the_files_hold(browser, run):
     browser.js(f"{loss}.querySelector('svg[tabindex]').focus()")
     browser.press("End")
     said = browser.js(f"return {loss}.querySelector('.readout').textContent")
-    last = lines(stages[-1] / "metrics.jsonl")[-1]["train/loss"]
+    last = lines(stages[-1] / "metrics.jsonl")[-1]
+    # Runs of earlier versions say `loss`.
+    last = last.get("train/loss", last.get("loss"))
     assert f"loss {last:.3f}" in said.replace("−", "-") and stages[-1].name in said, (said, last)
 
 
@@ -184,6 +186,9 @@ def shades_what_the_next_stage_made(browser, run):
             tokens = browser.js(f"return [...{side}.querySelector('.text').querySelectorAll('.tok')].map((token) => token.title)")
             expected = log_ratios(stage, kind, 0)
             assert near([minus(re.search(r"log-ratio (\S+)$", token)[1]) for token in tokens], expected), (stage, kind, tokens, expected)
+            colours = browser.js(f"return [...{side}.querySelector('.text').querySelectorAll('.tok')].map((token) => token.style.backgroundColor)")
+            for colour, log_ratio in zip(colours, expected):
+                assert abs(log_ratio) < 0.0151 or ("--up" if log_ratio > 0 else "--down") in colour, (colour, log_ratio)
             total = browser.js(f"return {side}.querySelector('.facts-of').innerText")
             assert f"log-ratio of {stage} to {other}" in total and f"in {stage}'s margin" in total, total
             assert near([minus(re.search(r"Δ\s(\S+)\snats", total)[1])], [sum(expected)]), (total, sum(expected))
