@@ -232,7 +232,8 @@ mod tests {
         /// Prompts with as many responses each have, pooled, the figure of all responses.
         #[test]
         fn pooled_units_keep_the_figure(rows in prop::collection::vec((any::<bool>(), 0.0..9.0f64, 1..30usize), 6)) {
-            let kinds: [fn(&(bool, f64, usize)) -> Unit; 4] = [
+            type Kind = fn(&(bool, f64, usize)) -> Unit;
+            let kinds: [Kind; 4] = [
                 |row| Unit::Hit(row.0),
                 |row| Unit::Value(row.1),
                 |row| Unit::Ratio([row.1, row.2 as f64]),

@@ -20,7 +20,6 @@ use topspin_game::metrics::{StepMetrics, ThroughputLine};
 use topspin_game::run::{Observer, resident_bytes};
 use tracing::info;
 
-
 /// What is known of the run.
 #[derive(Debug, Default)]
 struct Figures {

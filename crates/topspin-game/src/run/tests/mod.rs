@@ -8,10 +8,12 @@ use tempfile::TempDir;
 use topspin_kernels::cpu::Cpu;
 use topspin_kernels::gemm::Precision;
 use topspin_kernels::rng::Rng;
+use topspin_model::adapter::AdapterFiles;
 use topspin_model::checkpoint::{SaveDtype, save_folder};
 use topspin_model::config::DecoderConfig;
 use topspin_model::decoder::{Keep, Tape};
 use topspin_model::dialect::Dialect;
+use topspin_model::source::ModelSource;
 use topspin_model::tokenizer::Tokenizer;
 
 use super::lines::read_lines;
