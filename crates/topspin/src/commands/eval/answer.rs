@@ -22,7 +22,8 @@ use crate::error::Interrupted;
 use crate::generation::{self, Plan};
 use crate::input::{Line, at};
 use crate::interrupt::Graceful;
-use crate::{output, progress, scoring};
+use crate::progress::Bar;
+use crate::{output, scoring};
 
 /// The questions of a task as tokens of one model.
 pub struct Asked {
@@ -286,7 +287,7 @@ impl<'a> Answering<'a> {
         });
         let file = answers_file(&task.name);
         output::write_jsonl(&file, generations)?;
-        let bar = progress::bar("answers", completions.len());
+        let mut bar = Bar::begin("scoring", "answers", completions.len(), 0);
         let graceful = Graceful::begin();
         let call = Call {
             setting: "scorer",
@@ -296,8 +297,8 @@ impl<'a> Answering<'a> {
             work: &task.name,
             stop: Graceful::requested(),
         };
-        let said = scorer::score(&call, completions.len(), |done| bar.set_position(done as u64));
-        bar.finish_and_clear();
+        let said = scorer::score(&call, completions.len(), |done| bar.advance(done, ""));
+        drop(bar);
         drop(graceful);
         match said {
             Ok(units) => {
