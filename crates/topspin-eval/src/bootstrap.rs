@@ -84,47 +84,15 @@ impl Bootstrap {
         if n == 1 {
             return Ok(Figure::without_interval(value, n));
         }
-        let mut drawn = Vec::new();
-        Ok(self.interval(value, n, |random| {
+        let (mut random, mut drawn) = (SplitMix { state: self.seed }, Vec::new());
+        let draw = |_| {
             random.places(n, &mut drawn);
             statistic(&drawn)
-        }))
-    }
-
-    /// Any statistic of two kinds of responses, `0..left` and `0..right`, that were drawn apart from each other: so
-    /// are the draws, each as large as its kind.
-    ///
-    /// # Errors
-    /// [`EvalError::Empty`] if either is 0.
-    pub fn figure_of_two(
-        &self,
-        left: usize,
-        right: usize,
-        statistic: impl Fn(&[usize], &[usize]) -> f64,
-    ) -> Result<Figure, EvalError> {
-        if left == 0 || right == 0 {
-            return Err(EvalError::Empty);
-        }
-        let all = |n: usize| (0..n).collect::<Vec<_>>();
-        let value = statistic(&all(left), &all(right));
-        if left == 1 || right == 1 {
-            return Ok(Figure::without_interval(value, left + right));
-        }
-        let (mut of_left, mut of_right) = (Vec::new(), Vec::new());
-        Ok(self.interval(value, left + right, |random| {
-            random.places(left, &mut of_left);
-            random.places(right, &mut of_right);
-            statistic(&of_left, &of_right)
-        }))
-    }
-
-    /// The figure whose statistic `draw` computes from fresh random numbers.
-    fn interval(&self, value: f64, n: usize, mut draw: impl FnMut(&mut SplitMix) -> f64) -> Figure {
-        let mut random = SplitMix { state: self.seed };
-        let mut draws: Vec<f64> = (0..self.replicates.max(1)).map(|_| draw(&mut random)).collect();
+        };
+        let mut draws: Vec<f64> = (0..self.replicates.max(1)).map(draw).collect();
         draws.sort_by(f64::total_cmp);
         let (low, high) = (Some(quantile(&draws, 0.025)), Some(quantile(&draws, 0.975)));
-        Figure { value, low, high, stderr: standard_deviation(&draws), n }
+        Ok(Figure { value, low, high, stderr: standard_deviation(&draws), n })
     }
 
     /// The mean of one value a response. Its standard error is `s / sqrt(n)` with the standard deviation

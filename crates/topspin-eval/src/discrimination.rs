@@ -1,5 +1,7 @@
 //! How well real and generated responses can be told apart by a number that each has: a log-ratio, or just a length.
 
+use sha2::{Digest, Sha256};
+
 use crate::bootstrap::{Z, finite, standard_deviation};
 use crate::{Bootstrap, EvalError, Evaluated, Figure, REAL, Report, SAMPLED, SAMPLED_BEFORE, win_rate};
 
@@ -48,42 +50,37 @@ pub fn auc(real: &[f64], generated: &[f64]) -> Result<Figure, EvalError> {
 pub struct BestThreshold {
     /// The mean of the share of real responses and of the share of generated ones that are judged right, from one half to
     /// 1: with as many of each, the share of all. It is `(1 + D) / 2` with Kolmogorov and Smirnov's D. As the threshold was
-    /// chosen on the same responses, it is too high for few of them, and so is its interval.
-    pub accuracy: Figure,
+    /// chosen on the same responses, it is too high for few of them.
+    pub accuracy: f64,
     /// Where to part them; the lowest of equally good places.
     pub threshold: f64,
     /// Whether those at the threshold and above are judged real, rather than generated.
     pub real_above: bool,
 }
 
-/// Finds the threshold, and whether real responses lie above or below it. The interval comes from draws of real and of
-/// generated responses, each with its best threshold.
+impl BestThreshold {
+    /// Whether a response is judged real.
+    fn is_real(&self, value: f64) -> bool {
+        (value >= self.threshold) == self.real_above
+    }
+}
+
+/// Finds the threshold, and whether real responses lie above or below it.
 ///
 /// # Errors
 /// As for [`auc`].
-pub fn best_threshold(real: &[f64], generated: &[f64], bootstrap: &Bootstrap) -> Result<BestThreshold, EvalError> {
+pub fn best_threshold(real: &[f64], generated: &[f64]) -> Result<BestThreshold, EvalError> {
     check(real, generated)?;
     let mut levels: Vec<f64> = real.iter().chain(generated).copied().collect();
     levels.sort_by(f64::total_cmp);
     levels.dedup_by(|a, b| *a == *b);
-    let ranks = |values: &[f64]| -> Vec<usize> {
-        values.iter().map(|value| levels.partition_point(|level| level < value)).collect()
+    let below = |values: &[f64]| {
+        shares_below(values.iter().map(|value| levels.partition_point(|level| level < value)), levels.len())
     };
-    let (of_real, of_generated) = (ranks(real), ranks(generated));
-    let gaps = |places: &[usize], others: &[usize]| {
-        let below_real = shares_below(places.iter().map(|&i| of_real[i]), levels.len());
-        let below_generated = shares_below(others.iter().map(|&i| of_generated[i]), levels.len());
-        below_generated.into_iter().zip(below_real).map(|(generated, real)| generated - real).collect::<Vec<f64>>()
-    };
-    let accuracy = bootstrap.figure_of_two(real.len(), generated.len(), |places, others| {
-        0.5 + gaps(places, others).into_iter().fold(0.0, |most: f64, gap| most.max(gap.abs())) / 2.0
-    })?;
-    let all = |values: &[f64]| (0..values.len()).collect::<Vec<_>>();
-    let gaps = gaps(&all(real), &all(generated));
-    let first = (0, gaps[0]);
-    let best =
-        gaps.into_iter().enumerate().fold(first, |best, gap| if gap.1.abs() > best.1.abs() { gap } else { best });
-    Ok(BestThreshold { accuracy, threshold: levels[best.0], real_above: best.1 >= 0.0 })
+    let gaps = below(generated).into_iter().zip(below(real)).map(|(generated, real)| generated - real);
+    let larger = |best: (usize, f64), gap: (usize, f64)| if gap.1.abs() > best.1.abs() { gap } else { best };
+    let (at, gap) = gaps.enumerate().reduce(larger).expect("both kinds have responses");
+    Ok(BestThreshold { accuracy: 0.5 + gap.abs() / 2.0, threshold: levels[at], real_above: gap >= 0.0 })
 }
 
 /// Real responses to prompts beside responses that a model generated to them.
@@ -95,6 +92,8 @@ pub fn best_threshold(real: &[f64], generated: &[f64], bootstrap: &Bootstrap) ->
 pub struct Discrimination {
     log_ratios: Sides,
     lengths: Sides,
+    /// Which half of the prompts each belongs to, by the hash of its id.
+    halves: Vec<bool>,
 }
 
 /// A number of each real response and of each generated one, in pairs.
@@ -105,11 +104,30 @@ struct Sides {
 }
 
 impl Sides {
-    /// The area under the curve and the best threshold's accuracy.
-    fn report(&self, report: &mut Report, by: &str) -> Result<(), EvalError> {
-        let threshold = best_threshold(&self.real, &self.generated, &report.bootstrap)?;
+    /// For each pair the share of its two responses that are judged right by the best threshold of the other half of the prompts,
+    /// so that no response has a part in the threshold that judges it; nothing where a half has no prompts.
+    fn judged(&self, halves: &[bool]) -> Option<Vec<f64>> {
+        let of_half = |half: bool| {
+            let of = |values: &[f64]| {
+                values.iter().zip(halves).filter(|(_, of)| **of == half).map(|(value, _)| *value).collect::<Vec<_>>()
+            };
+            best_threshold(&of(&self.real), &of(&self.generated)).ok()
+        };
+        let (first, second) = (of_half(true)?, of_half(false)?);
+        let judge = |((real, generated), half): ((&f64, &f64), &bool)| {
+            let threshold = if *half { &second } else { &first };
+            let right = [threshold.is_real(*real), !threshold.is_real(*generated)];
+            right.into_iter().filter(|right| *right).count() as f64 / 2.0
+        };
+        Some(self.real.iter().zip(&self.generated).zip(halves).map(judge).collect())
+    }
+
+    /// Adds the area under the curve and the accuracy.
+    fn report(&self, report: &mut Report, by: &str, halves: &[bool]) -> Result<(), EvalError> {
         report.add(format!("discrimination.{by}.auc"), auc(&self.real, &self.generated)?);
-        report.add(format!("discrimination.{by}.accuracy"), threshold.accuracy);
+        if let Some(judged) = self.judged(halves) {
+            report.add(format!("discrimination.{by}.accuracy"), report.bootstrap.mean(&judged)?);
+        }
         Ok(())
     }
 
@@ -119,12 +137,16 @@ impl Sides {
         let (real, generated) = (at(&self.real), at(&self.generated));
         let figure = match name {
             "auc" => auc(&real, &generated).ok()?,
-            "accuracy" => best_threshold(&real, &generated, &Bootstrap { seed: 0, replicates: 1 }).ok()?.accuracy,
             "pairs" => win_rate(&generated, &real).ok()?,
             _ => return None,
         };
         Some(figure.value)
     }
+}
+
+/// Which half of the prompts one belongs to: the last bit of SHA-256 of its id, so that the order of the records has no part in it.
+fn half(id: &str) -> bool {
+    Sha256::digest(id).last().is_some_and(|byte| byte & 1 == 1)
 }
 
 impl Discrimination {
@@ -144,13 +166,15 @@ impl Discrimination {
                     Some((real.logp() - real_then, sample.logp() - sample_then))
                 }
             };
-            all.push(log_ratios, (real.token_ids.len(), sample.token_ids.len()));
+            all.push(half(&now.id), log_ratios, (real.token_ids.len(), sample.token_ids.len()));
         }
         all
     }
 
-    /// Adds a prompt: the log-ratios, if there are any, and the lengths in tokens of its real and of its generated response.
-    fn push(&mut self, log_ratios: Option<(f64, f64)>, lengths: (usize, usize)) {
+    /// Adds a prompt of a half: the log-ratios, if there are any, and the lengths in tokens of its real and of its generated
+    /// response.
+    fn push(&mut self, half: bool, log_ratios: Option<(f64, f64)>, lengths: (usize, usize)) {
+        self.halves.push(half);
         if let Some((real, generated)) = log_ratios {
             self.log_ratios.real.push(real);
             self.log_ratios.generated.push(generated);
@@ -164,7 +188,8 @@ impl Discrimination {
         self.lengths.real.is_empty()
     }
 
-    /// Adds `discrimination.log_ratio.auc` ([`auc`]), `.accuracy` ([`best_threshold`]) and `.pairs`, the share of prompts whose
+    /// Adds `discrimination.log_ratio.auc` ([`auc`]), `.accuracy` (the share of responses that are judged right by the
+    /// [`best_threshold`] of the other half of the prompts) and `.pairs`, the share of prompts whose
     /// real response has the higher log-ratio (what training calls `rewards/accuracies`, held out), and the first two of
     /// `discrimination.length`. Without log-ratios there are the latter alone.
     ///
@@ -172,10 +197,10 @@ impl Discrimination {
     /// As for [`auc`].
     pub fn report(&self, report: &mut Report) -> Result<(), EvalError> {
         if !self.log_ratios.real.is_empty() {
-            self.log_ratios.report(report, "log_ratio")?;
+            self.log_ratios.report(report, "log_ratio", &self.halves)?;
             report.add("discrimination.log_ratio.pairs", win_rate(&self.log_ratios.generated, &self.log_ratios.real)?);
         }
-        self.lengths.report(report, "length")
+        self.lengths.report(report, "length", &self.halves)
     }
 
     /// The difference `right - left` of a figure that [`report`](Self::report) adds, over the same prompts; nothing where it is
@@ -193,12 +218,16 @@ impl Discrimination {
             return Ok(None);
         };
         let sides = |of: &Self| if by == "length" { of.lengths.clone() } else { of.log_ratios.clone() };
-        let (left, right) = (sides(left), sides(right));
-        let n = right.real.len();
-        if n == 0 || left.real.len() != n {
+        let (left_sides, right_sides) = (sides(left), sides(right));
+        let n = right_sides.real.len();
+        if n == 0 || left_sides.real.len() != n {
             return Ok(None);
         }
-        let at = |places: &[usize]| Some(right.figure_at(name, places)? - left.figure_at(name, places)?);
+        if name == "accuracy" {
+            let judged = left_sides.judged(&left.halves).zip(right_sides.judged(&right.halves));
+            return judged.map(|(left, right)| bootstrap.difference(&left, &right)).transpose();
+        }
+        let at = |places: &[usize]| Some(right_sides.figure_at(name, places)? - left_sides.figure_at(name, places)?);
         // All draws have the figure, or none has.
         bootstrap
             .figure(n, |places| at(places).unwrap_or(f64::NAN))

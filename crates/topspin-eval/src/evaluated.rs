@@ -18,7 +18,6 @@ pub const SAMPLED_BEFORE: &str = "sampled_before";
 
 /// A response under a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Scored {
     /// Its tokens.
     pub token_ids: Vec<u32>,
@@ -35,7 +34,6 @@ impl Scored {
 
 /// What is known of one record under a model: a line of `eval.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Evaluated {
     /// The record's number, as in the run's other files.
     pub line: usize,

@@ -38,7 +38,7 @@ fn nothing_to_compare_with_is_an_error() {
     assert_eq!(bootstrap.corpus_difference(&one, &[]), Err(EvalError::Unpaired { left: 1, right: 0 }));
     assert_eq!(auc(&[], &[1.0]), Err(EvalError::Empty));
     assert_eq!(auc(&[1.0, 2.0], &[f64::NAN]), Err(EvalError::NotFinite { index: 2 }));
-    assert_eq!(best_threshold(&[1.0], &[], &bootstrap), Err(EvalError::Empty));
+    assert_eq!(best_threshold(&[1.0], &[]), Err(EvalError::Empty));
     assert_eq!(win_rate(&[], &[]), Err(EvalError::Empty));
     assert_eq!(win_rate(&[1.0], &[]), Err(EvalError::Unpaired { left: 1, right: 0 }));
     assert_eq!(win_rate(&[1.0], &[f64::INFINITY]), Err(EvalError::NotFinite { index: 1 }));
@@ -103,21 +103,19 @@ fn a_difference_of_corpora_is_of_pairs() {
 #[test]
 fn standard_errors_are_as_large_as_figures_scatter() {
     // AUC, the best threshold's accuracy and a win rate of 300 pairs of samples of 40, against their own standard errors.
-    let bootstrap = Bootstrap { seed: 1, replicates: 200 };
     let figures = |seed| {
         let (real, generated) = (normal(seed, 40, 1.0), normal(seed ^ 0xabcd_ef01, 40, 0.0));
-        let best = best_threshold(&real, &generated, &bootstrap).unwrap().accuracy;
-        [auc(&real, &generated).unwrap(), win_rate(&generated, &real).unwrap(), best]
+        [auc(&real, &generated).unwrap(), win_rate(&generated, &real).unwrap()]
     };
-    let all: Vec<[Figure; 3]> = (0..300).map(|i| figures(7919 * i + 1)).collect();
-    for k in 0..3 {
+    let all: Vec<[Figure; 2]> = (0..300).map(|i| figures(7919 * i + 1)).collect();
+    for k in 0..2 {
         let values: Vec<f64> = all.iter().map(|figures| figures[k].value).collect();
         let mean = values.iter().sum::<f64>() / 300.0;
         let scatter = (values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / 299.0).sqrt();
         let claimed = all.iter().map(|figures| figures[k].stderr.unwrap()).sum::<f64>() / 300.0;
         assert!((claimed / scatter - 1.0).abs() < 0.2, "figure {k}: {claimed} claimed, {scatter} seen");
     }
-    // Phi(1 / sqrt 2) = 0.7602 is the truth of the first two.
+    // Phi(1 / sqrt 2) = 0.7602 is the truth of both.
     for k in 0..2 {
         let held = all.iter().filter(|f| (f[k].low.unwrap()..=f[k].high.unwrap()).contains(&0.7602)).count();
         assert!((270..=297).contains(&held), "figure {k}: {held} of 300");
@@ -129,8 +127,8 @@ fn without_an_overlap_nothing_is_known_of_the_width() {
     let figure = auc(&[5.0, 6.0, 7.0], &[1.0, 2.0]).unwrap();
     assert_eq!((figure.value, figure.stderr, figure.low, figure.high, figure.n), (1.0, Some(0.0), None, None, 5));
     assert_eq!(auc(&[5.0], &[1.0, 5.0]).unwrap().stderr, None);
-    let best = best_threshold(&[1.0, 2.0], &[5.0, 6.0, 7.0], &Bootstrap::default()).unwrap();
-    assert_eq!((best.accuracy.value, best.threshold, best.real_above), (1.0, 5.0, false));
+    let best = best_threshold(&[1.0, 2.0], &[5.0, 6.0, 7.0]).unwrap();
+    assert_eq!((best.accuracy, best.threshold, best.real_above), (1.0, 5.0, false));
     // Wilson's interval has a width even so.
     assert_eq!(win_rate(&[0.0; 4], &[1.0; 4]).unwrap().low, share(4, 4).unwrap().low);
 }
@@ -141,12 +139,12 @@ fn responses(rows: &[[(f64, usize); 3]]) -> Vec<Evaluated> {
         let logprobs = std::iter::once(logp as f32).chain(std::iter::repeat_n(0.0, length - 1)).collect();
         Scored { token_ids: vec![7; length], logprobs }
     };
-    let record = |row: &[(f64, usize); 3]| {
+    let record = |(place, row): (usize, &[(f64, usize); 3])| {
         let kinds = [REAL, SAMPLED, SAMPLED_BEFORE].map(String::from);
         let responses: BTreeMap<_, _> = kinds.into_iter().zip(row.iter().map(scored)).collect();
-        Evaluated { responses, ..Evaluated::default() }
+        Evaluated { id: format!("p{place}"), responses, ..Evaluated::default() }
     };
-    rows.iter().map(record).collect()
+    rows.iter().enumerate().map(record).collect()
 }
 
 fn rows(n: usize) -> impl Strategy<Value = Vec<[(f64, usize); 3]>> {
@@ -188,7 +186,8 @@ fn without_a_model_before_length_alone_tells() {
     };
     let alone = figures(None);
     let names: Vec<_> = alone.keys().map(String::as_str).collect();
-    assert_eq!(names, ["discrimination.length.accuracy", "discrimination.length.auc"]);
+    // Both prompts are of one half, so there is no threshold to judge them by.
+    assert_eq!(names, ["discrimination.length.auc"]);
     // Its own samples are all longer; of those of the model before one is, and one is not.
     assert_eq!(alone["discrimination.length.auc"].value, 0.0);
     let before = responses(&[[(-2.0, 2), (-2.5, 9), (-1.0, 1)], [(-1.0, 3), (-1.0, 1), (-1.0, 1)]]);
@@ -199,6 +198,32 @@ fn without_a_model_before_length_alone_tells() {
     assert_eq!(all["discrimination.log_ratio.pairs"].value, 1.0);
     // What the model before lacks is left out.
     assert_eq!(figures(Some(&before[..1]))["discrimination.log_ratio.auc"].n, 2);
+}
+
+/// The accuracy is that of thresholds which the judged had no part in: without a signal it is chance, and as good as the truth
+/// where there is one.
+#[test]
+fn the_accuracy_does_not_flatter() {
+    let accuracies = |shift: f64| {
+        let accuracy = |seed: u64| {
+            let (real, generated) = (normal(seed, 60, shift), normal(seed ^ 0xabcd_ef01, 60, 0.0));
+            let rows: Vec<_> = real.iter().zip(&generated).map(|(r, g)| [(*r, 3), (0.0, 3), (*g, 3)]).collect();
+            let mut report = Report::new(Bootstrap { seed: 1, replicates: 200 });
+            let none = responses(&vec![[(0.0, 3); 3]; 60]);
+            Discrimination::new(&responses(&rows), Some(&none)).report(&mut report).unwrap();
+            report.figures["discrimination.log_ratio.accuracy"]
+        };
+        (0..200).map(|i| accuracy(7919 * i + 1)).collect::<Vec<_>>()
+    };
+    // One threshold at half the shift is right with probability Phi(shift / 2).
+    for (shift, truth) in [(0.0, 0.5), (2.0, 0.8413)] {
+        let all = accuracies(shift);
+        let mean = all.iter().map(|figure| figure.value).sum::<f64>() / 200.0;
+        assert!((mean - truth).abs() < 0.02, "{mean} for {truth}");
+        assert!(all.iter().all(|figure| (figure.low..=figure.high).contains(&Some(figure.value))));
+        let held = all.iter().filter(|figure| (figure.low..=figure.high).contains(&Some(truth))).count();
+        assert!(held >= 170, "{held} of 200 for {truth}");
+    }
 }
 
 /// Scores of a few values, so that ties are frequent.
@@ -279,12 +304,12 @@ proptest! {
 
     #[test]
     fn no_threshold_is_better_than_the_best(real in scores(1..20), generated in scores(1..20), seed: u64) {
-        let best = best_threshold(&real, &generated, &Bootstrap { seed, replicates: 20 }).unwrap();
+        let best = best_threshold(&real, &generated).unwrap();
         let share = |values: &[f64], t: f64| values.iter().filter(|&&v| v >= t).count() as f64 / values.len() as f64;
         let accuracy = |t| (share(&real, t) + 1.0 - share(&generated, t)) / 2.0;
         let all = real.iter().chain(&generated).map(|&t| accuracy(t).max(1.0 - accuracy(t)));
         let most = all.fold(0.5f64, f64::max);
-        prop_assert!((best.accuracy.value - most).abs() < 1e-12);
+        prop_assert!((best.accuracy - most).abs() < 1e-12);
         let at = accuracy(best.threshold);
         let judged = if best.real_above { at } else { 1.0 - at };
         prop_assert!((judged - most).abs() < 1e-12);
