@@ -118,6 +118,14 @@ fn what_is_not_there_is_told() {
     --- stderr
     error: `folder` is not the folder of a run: it has no `manifest.json`; name the folder that `topspin run` wrote
     ");
+    fs::create_dir(sandbox.path("torn")).unwrap();
+    sandbox.write("torn/manifest.json", "{\"stages\": [");
+    insta::assert_snapshot!(sandbox.run("report torn"), @"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: line 1 of `torn/manifest.json` cannot be understood (EOF while parsing a list at line 1 column 12); restore the file: without it nobody knows what the folder holds
+    ");
     insta::assert_snapshot!(sandbox.run("report out --output nowhere/page.html"), @"
     exit code: 2
     --- stdout

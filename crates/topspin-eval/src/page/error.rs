@@ -16,7 +16,17 @@ pub enum PageError {
         /// The folder.
         dir: PathBuf,
     },
-    /// A file that cannot be understood.
+    /// A manifest that cannot be understood.
+    #[error("line {line} of `{}` cannot be understood ({problem}); restore the file: without it nobody knows what the folder holds", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+        /// What the parser said.
+        problem: String,
+    },
+    /// Another file that cannot be understood.
     #[error(
         "line {line} of `{}` cannot be understood ({problem}); restore the file, or remove it and the page goes without",
         path.display()

@@ -76,7 +76,10 @@ impl Folder {
         if dir.is_dir() && !path.exists() {
             return Err(PageError::NotARun { dir: dir.into() });
         }
-        let manifest = read_json(&path)?;
+        let manifest = read_json(&path).map_err(|error| match error {
+            PageError::Damaged { path, line, problem } => PageError::Manifest { path, line, problem },
+            error => error,
+        })?;
         let path = dir.join("config.toml");
         let settings = match path.exists() {
             true => read_toml(&path)?,
