@@ -261,7 +261,7 @@ fn an_evaluation_prints_tables() {
         .find(|line| line.contains("twin ") && line.contains("within noise"))
         .unwrap_or_else(|| panic!("{said}"));
     assert!(line.ends_with("+0.0000 (0.0000 .. 0.0000), within noise  0.5000"), "{line}");
-    assert!(said.contains("  against the first  "), "{said}");
+    assert!(said.contains("  against model  "), "{said}");
 }
 
 /// A run is all its models, with the likelihoods that it found itself.
@@ -284,19 +284,20 @@ fn a_run_is_its_models() {
         let apart = &figures["discrimination"]["figures"];
         assert_eq!(apart.get("discrimination.log_ratio.auc").is_some(), place > 0, "{name}");
         assert!(apart.get("discrimination.length.auc").is_some(), "{name}");
-        let against = &figures["discrimination"]["against_first"];
-        // The first one that has a log-ratio is the second.
+        let against = &figures["discrimination"]["against"];
+        // All are compared with the supervised model, and the one that it came from has no log-ratio.
         assert_eq!(against.get("discrimination.log_ratio.auc").is_some(), place > 1, "{name}");
-        assert_eq!(against.get("discrimination.length.auc").is_some(), place > 0, "{name}");
-        let against = &figures["nll"]["against_first"];
-        assert_eq!(against.get("nll.per_token").is_some(), place > 0, "{name}");
+        assert_eq!(against.get("discrimination.length.auc").is_some(), place != 1, "{name}");
+        let against = &figures["nll"]["against"];
+        let other = against.get("nll.per_token").map(|against| against["model"].as_str().unwrap());
+        assert_eq!(other, (place != 1).then_some("out/iter-0"), "{name}");
     }
     let note = evaluation["notes"][0].as_str().unwrap();
     assert!(note.starts_with("`out/base`: its own samples are told from the real responses by length alone"), "{note}");
     // A difference is that of the figures.
     let value = |place: usize| models[place]["tasks"]["nll"]["figures"]["nll.per_token"]["value"].as_f64().unwrap();
-    let difference = &models[4]["tasks"]["nll"]["against_first"]["nll.per_token"];
-    assert!((difference["difference"]["value"].as_f64().unwrap() - (value(4) - value(0))).abs() < 1e-9);
+    let difference = &models[4]["tasks"]["nll"]["against"]["nll.per_token"];
+    assert!((difference["difference"]["value"].as_f64().unwrap() - (value(4) - value(1))).abs() < 1e-9);
     assert!(difference["win_rate"]["value"].as_f64().unwrap() > 0.5, "training helps: {difference}");
 
     // A stage by itself, and the same against another reference.
@@ -367,7 +368,7 @@ fn a_scorer_says_what_answers_are_worth() {
     assert_eq!(task["figures"]["good"]["value"], 1.0);
     assert_eq!(task["figures"]["good"]["n"], 4);
     for figure in ["bytes", "good"] {
-        let against = &task["against_first"][figure];
+        let against = &task["against"][figure];
         assert_eq!(
             (&against["difference"]["value"], &against["win_rate"]["value"]),
             (&json!(0.0), &json!(0.5)),

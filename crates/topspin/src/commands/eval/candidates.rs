@@ -20,9 +20,20 @@ pub struct Candidate {
     pub before: Option<usize>,
     /// Whether it is measured by all tasks and shown; else it is a reference alone.
     pub shown: bool,
+    /// The folder of the run that it is of, where all models of one were asked for.
+    pub run: Option<String>,
 }
 
+/// The folder of the supervised model, which the run itself compares its iterations with.
+const SUPERVISED: &str = "iter-0";
+
 impl Candidate {
+    /// What it is called among the models of its run, or among any.
+    pub fn short_name(&self) -> &str {
+        let in_run = self.run.as_ref().and_then(|run| self.name.strip_prefix(run.as_str())?.strip_prefix('/'));
+        in_run.unwrap_or(&self.name)
+    }
+
     /// Whether a task is asked of it: of a reference only how responses are told apart.
     pub fn is_asked(&self, task: &Task) -> bool {
         self.shown || task.settings.output_type == OutputType::Discrimination
@@ -39,11 +50,12 @@ pub fn find(specs: &[String], reference: Option<&str>) -> anyhow::Result<Vec<Can
             let folders: Vec<_> = candidates.iter().map(|candidate| candidate.folder.clone()).collect();
             for run::Candidate { folder, before, files } in candidates {
                 let before = before.and_then(|before| folders.iter().position(|folder| *folder == before));
-                let name = format!("{}/{folder}", spec.trim_end_matches('/'));
-                all.push(Candidate { name, files, before: before.map(|before| first + before), shown: true });
+                let run = spec.trim_end_matches('/').to_owned();
+                let (name, before) = (format!("{run}/{folder}"), before.map(|before| first + before));
+                all.push(Candidate { name, files, before, shown: true, run: Some(run) });
             }
         } else {
-            all.push(Candidate { name: spec.clone(), files: open(spec)?, before: None, shown: true });
+            all.push(Candidate { name: spec.clone(), files: open(spec)?, before: None, shown: true, run: None });
         }
     }
     for (place, candidate) in all.iter().enumerate() {
@@ -56,7 +68,7 @@ pub fn find(specs: &[String], reference: Option<&str>) -> anyhow::Result<Vec<Can
             Some(place) => place,
             None => {
                 let files = open(reference)?;
-                all.push(Candidate { name: reference.into(), files, before: None, shown: false });
+                all.push(Candidate { name: reference.into(), files, before: None, shown: false, run: None });
                 all.len() - 1
             }
         };
@@ -81,6 +93,18 @@ fn open(spec: &str) -> anyhow::Result<ModelFiles> {
         bail!("`{spec}` is neither a run (it has no `manifest.json`) nor a model (it has no `config.json`)");
     }
     engine::open(spec)
+}
+
+/// The places of those that are shown, the one that the others are compared with first: the first one, or the supervised model
+/// of the first run.
+pub fn compared(candidates: &[Candidate]) -> Vec<usize> {
+    let mut shown: Vec<usize> = (0..candidates.len()).filter(|&at| candidates[at].shown).collect();
+    let run = candidates.first().and_then(|first| first.run.as_ref());
+    let is_start = |at: &usize| candidates[*at].run.as_ref() == run && candidates[*at].short_name() == SUPERVISED;
+    if let Some(start) = run.and_then(|_| shown.iter().position(is_start)) {
+        shown[..=start].rotate_right(1);
+    }
+    shown
 }
 
 /// The order in which they are measured: each behind the one that its log-ratio is to.

@@ -136,9 +136,18 @@ struct OfTask<'a> {
     data: &'a str,
     records: usize,
     figures: &'a BTreeMap<String, Figure>,
-    /// Against the first model that has the figure.
+    /// Each figure against that of another model.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    against_first: BTreeMap<String, Comparison>,
+    against: BTreeMap<String, Against<'a>>,
+}
+
+/// A figure against that of another model.
+#[derive(Clone, Serialize)]
+struct Against<'a> {
+    /// The other one.
+    model: &'a str,
+    #[serde(flatten)]
+    comparison: Comparison,
 }
 
 /// Measures and prints.
@@ -236,17 +245,18 @@ fn tell(
     measured: &[Vec<Option<Measured>>],
 ) -> anyhow::Result<()> {
     let shown: Vec<usize> = (0..candidates.len()).filter(|&at| candidates[at].shown).collect();
+    let compared = candidates::compared(candidates);
     let of = |at: usize, task: usize| measured[at][task].as_ref().expect("what is shown is measured by all tasks");
-    // The first one that has the figure: the first of a run has no log-ratio.
+    // What lacks a figure, as a model without one before it lacks the log-ratio, gives way to the next.
     let against = |at: usize, task: usize| {
         let mut all = BTreeMap::new();
         for figure in of(at, task).report.figures.keys() {
             let has_figure = |other: &&usize| of(**other, task).report.figures.contains_key(figure);
-            let first = *shown.iter().find(has_figure).expect("it has it itself");
-            if first != at
-                && let Some(comparison) = task::compare(&tasks[task], of(first, task), of(at, task), figure)?
+            let other = *compared.iter().find(has_figure).expect("it has it itself");
+            if other != at
+                && let Some(comparison) = task::compare(&tasks[task], of(other, task), of(at, task), figure)?
             {
-                all.insert(figure.clone(), comparison);
+                all.insert(figure.clone(), Against { model: &candidates[other].name, comparison });
             }
         }
         anyhow::Ok(all)
@@ -257,32 +267,39 @@ fn tell(
     }
     let notes = notes(tasks, candidates);
     if !args.json {
+        // Of one run the stages say it all.
+        let run = candidates[shown[0]].run.as_ref();
+        let run = run.filter(|_| shown.iter().all(|&at| candidates[at].run.as_ref() == run));
+        let name = |at: usize| if run.is_some() { candidates[at].short_name() } else { &candidates[at].name };
         let rows = |task: usize| {
             let row = |(place, &at): (usize, &usize)| table::Row {
-                model: &candidates[at].name,
+                model: name(at),
                 figures: &of(at, task).report.figures,
-                against_first: &comparisons[place][task],
+                against: &comparisons[place][task],
             };
             shown.iter().enumerate().map(row).collect::<Vec<_>>()
         };
         return output::print(|out| {
+            if let Some(run) = run {
+                writeln!(out, "models of `{run}`\n")?;
+            }
             for (number, (task, docs)) in tasks.iter().zip(all_docs).enumerate() {
                 writeln!(out, "{}{}", if number == 0 { "" } else { "\n" }, table::heading(task, docs))?;
-                table::write(&rows(number), out)?;
+                table::write(&rows(number), name(compared[0]), out)?;
             }
             notes.iter().try_for_each(|note| writeln!(out, "\n{note}"))
         });
     }
-    let of_model = |(&at, comparisons): (&usize, Vec<BTreeMap<String, Comparison>>)| {
-        let of_task = |(number, against_first): (usize, _)| {
+    let mut models = Vec::new();
+    for (&at, comparisons) in shown.iter().zip(comparisons) {
+        let of_task = |(number, against): (usize, _)| {
             let task: &Task = &tasks[number];
             let (data, records) = (&*task.settings.data, all_docs[number].all.len());
-            (&*task.name, OfTask { data, records, figures: &of(at, number).report.figures, against_first })
+            (&*task.name, OfTask { data, records, figures: &of(at, number).report.figures, against })
         };
         let tasks = comparisons.into_iter().enumerate().map(of_task).collect();
-        OfModel { model: &candidates[at].name, tasks }
-    };
-    let models = shown.iter().zip(comparisons).map(of_model).collect();
+        models.push(OfModel { model: &candidates[at].name, tasks });
+    }
     output::print_json(&Evaluation { bootstrap: Bootstrap::default(), models, notes: &notes })
 }
 

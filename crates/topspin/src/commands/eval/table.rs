@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use topspin_eval::Figure;
 use topspin_eval::task::{Comparison, OutputType, Task};
 
+use super::Against;
 use super::docs::Docs;
 
 /// A model's part of a table.
@@ -14,8 +15,8 @@ pub struct Row<'a> {
     pub model: &'a str,
     /// Its figures.
     pub figures: &'a BTreeMap<String, Figure>,
-    /// The same against those of the first model; nothing of that one itself.
-    pub against_first: &'a BTreeMap<String, Comparison>,
+    /// The same against those of another model; nothing of that one itself.
+    pub against: &'a BTreeMap<String, Against<'a>>,
 }
 
 /// The line above a table.
@@ -33,9 +34,9 @@ pub fn heading(task: &Task, docs: &Docs) -> String {
     format!("{}: {count} record{s} of `{data}`{how}", task.name)
 }
 
-/// Writes a table of one model, or of several against the first of them.
-pub fn write(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
-    let mut table = vec![head(rows)];
+/// Writes a table of one model, or of several against the one called `other`.
+pub fn write(rows: &[Row], other: &str, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = vec![head(rows, other)];
     // All that any has: a log-ratio may be one of later models alone.
     let names: std::collections::BTreeSet<_> = rows.iter().flat_map(|row| row.figures.keys()).collect();
     for name in names {
@@ -47,7 +48,7 @@ pub fn write(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
                 cells.push(row.model.into());
             }
             cells.extend([short(figure.value), interval(figure), figure.n.to_string()]);
-            if let Some(Comparison { difference, win_rate }) = row.against_first.get(name) {
+            if let Some(Against { comparison: Comparison { difference, win_rate }, .. }) = row.against.get(name) {
                 cells.extend([told(difference), win_rate.map_or(String::new(), |rate| short(rate.value))]);
             }
             table.push(cells);
@@ -65,14 +66,14 @@ pub fn write(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn head(rows: &[Row]) -> Vec<String> {
+fn head(rows: &[Row], other: &str) -> Vec<String> {
     let mut head = vec![String::new()];
     if rows.len() > 1 {
         head.push("model".into());
-        head.extend(["value", "95% interval", "n"].map(String::from));
-        head.extend(["against the first", "wins"].map(String::from));
-    } else {
-        head.extend(["value", "95% interval", "n"].map(String::from));
+    }
+    head.extend(["value", "95% interval", "n"].map(String::from));
+    if rows.len() > 1 {
+        head.extend([format!("against {other}"), "wins".into()]);
     }
     head
 }
