@@ -142,8 +142,9 @@ pub fn run<D: Device + Clone>(
             }
         }
     }
-    run.observer.leave(run.manifest.is_finished());
-    run.summary()
+    let summary = run.summary()?;
+    run.observer.leave(summary.is_over());
+    Ok(summary)
 }
 
 /// The folder of the stage of the run in `dir` whose model is asked for: that of an iteration, or of the best so far.

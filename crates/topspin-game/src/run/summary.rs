@@ -38,6 +38,8 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Iterations in a row without a better best one after which the run ends; 0 is none.
     pub patience: usize,
+    /// Whether all stages are finished.
+    pub is_finished: bool,
     /// Guards that fired, with the stage of each.
     pub guards: Vec<(String, Fired)>,
 }
@@ -62,7 +64,7 @@ impl Summary {
         let rows = folders.map(row).collect::<Result<_, RunError>>()?;
         let guards = manifest.guards().map(|(stage, fired)| (stage.to_owned(), fired.clone())).collect();
         let Eval { best: metric, goal, patience, .. } = config.eval.clone();
-        Ok(Self { dir: dir.into(), metric, goal, rows, patience, guards })
+        Ok(Self { dir: dir.into(), metric, goal, rows, patience, is_finished: manifest.is_finished(), guards })
     }
 
     /// The row of the best model among the supervised one and the iterations; of equal ones the earliest.
@@ -92,6 +94,11 @@ impl Summary {
     pub fn is_out_of_patience(&self) -> bool {
         let after_best = |best: &Row| self.candidates().skip_while(|row| row.folder != best.folder).count() - 1;
         self.patience > 0 && self.best().is_some_and(|best| after_best(best) >= self.patience)
+    }
+
+    /// Whether nothing is left to play: all is, or patience is at its end.
+    pub fn is_over(&self) -> bool {
+        self.is_finished || self.is_out_of_patience()
     }
 
     /// Which one is the best, and how sure that is.
@@ -212,7 +219,7 @@ impl fmt::Display for Summary {
         if let Ok(Some(verdict)) = self.verdict() {
             writeln!(f, "\n{verdict}")?;
         }
-        if self.is_out_of_patience() {
+        if self.is_out_of_patience() && !self.is_finished {
             let s = if self.patience == 1 { "" } else { "s" };
             writeln!(
                 f,

@@ -137,7 +137,7 @@ fn run_folder(dir: &Path) -> anyhow::Result<(Map<String, Value>, String)> {
     });
     let told: Vec<_> = told.collect();
     let left = manifest.stages.iter().find(|stage| stage.state != State::Done);
-    let next = left.filter(|_| !summary.is_out_of_patience()).map(|stage| &stage.name);
+    let next = left.filter(|_| !summary.is_over()).map(|stage| &stage.name);
     let done = manifest.stages.iter().filter(|stage| stage.state == State::Done).count();
     let facts = json!({
         "path": dir,

@@ -36,7 +36,7 @@ pub struct Watched {
 pub enum Work {
     /// The run says so.
     Going,
-    /// All stages are finished.
+    /// The run is over.
     Finished,
     /// Nobody is, since this moment in seconds since 1970 if it is known.
     Rests(Option<f64>),
@@ -111,7 +111,7 @@ impl Watched {
 
     /// Whether somebody is at work on it.
     pub fn work(&self) -> Work {
-        if self.manifest.is_finished() {
+        if self.summary.is_over() {
             return Work::Finished;
         }
         let Some(progress) = &self.progress else { return Work::Rests(None) };

@@ -129,6 +129,7 @@ fn draw_head(frame: &mut Frame, area: Rect, watched: &Watched, theme: Theme) {
     };
     let stage = match (watched.stage(), &work) {
         (Some((number, name)), Work::Going) => format!("stage {number} of {all}: {name}"),
+        (Some(_), Work::Finished) => format!("ended early without a better iteration: {done} of {all} stages are done"),
         (Some((_, name)), _) => format!("{done} of {all} stages are done, and {name} is next"),
         (None, _) => format!("all {all} stages are done"),
     };
