@@ -38,9 +38,10 @@ const DEFAULT: [&str; 2] = ["nll", "exact_match"];
 /// Measure models by tasks: likelihood, matches, choices, overlap with references, your own scorer
 ///
 /// A task is one that goes by name, or a table of a TOML file. Every figure has an interval that holds it with 95% confidence over
-/// other prompts of the same kind. Of several models, or of a run, which stands for all models that it has finished, each is
-/// compared with the first one on the same prompts: a difference whose interval holds 0 is within noise. docs/evaluation.md says
-/// what is measured and how; without a task it is the likelihood of the responses, and exact matches of greedy answers.
+/// other prompts of the same kind. Several models are compared with the first one, and those of a run, which stands for all models
+/// that it has finished, with its supervised one, on the same prompts: a difference whose interval holds 0 is within noise.
+/// docs/evaluation.md says what is measured and how; without a task it is the likelihood of the responses, and exact matches of
+/// greedy answers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
