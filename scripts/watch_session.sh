@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Plays `topspin quickstart` and its game once more with stages that last longer, looks on with `topspin watch` on a terminal of 80
-# columns and 24 lines (tmux), and writes what it showed into docs/watch.md, in the place of what stands there between the two marks.
+# columns and 24 lines, and then of 120 and 36 (tmux), and writes what it showed into docs/watch.md, in the place of what stands there
+# between the two marks.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -32,10 +33,12 @@ show() {
 }
 
 {
-    printf 'A session beside the game of `topspin quickstart`, written by `scripts/watch_session.sh`:\n\n'
+    printf 'A session beside the game of `topspin quickstart`, on 80 columns and 24 lines and at last on 120 and 36, written by\n`scripts/watch_session.sh`:\n\n'
     show 3 '3 Samples ━ iter-1' 'generated' ' left$'
     show 1 '⠒ iter-1' 'iter-1/train' ' left$'
     show 2 '★  iter-' 'iter-2 '
+    tmux -L "$socket" resize-window -x 120 -y 36
+    show '' '┌ 1 Curves' '┏ 2 Results' '┌ 3 Samples' '┌ 4 Guards'
 } >session
 
 awk -v session="$work/session" '
