@@ -261,7 +261,7 @@ fn an_evaluation_prints_tables() {
         .find(|line| line.contains("twin ") && line.contains("within noise"))
         .unwrap_or_else(|| panic!("{said}"));
     assert!(line.ends_with("+0.0000 (0.0000 .. 0.0000), within noise  0.5000"), "{line}");
-    assert!(said.contains("  against model  "), "{said}");
+    assert!(said.contains("  against the first  "), "{said}");
 }
 
 /// A run is all its models, with the likelihoods that it found itself.

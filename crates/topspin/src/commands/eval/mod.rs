@@ -271,6 +271,7 @@ fn tell(
         // Of one run the stages say it all.
         let run = candidates[shown[0]].run.as_ref();
         let run = run.filter(|_| shown.iter().all(|&at| candidates[at].run.as_ref() == run));
+        let other = if run.is_some() { candidates[compared[0]].short_name() } else { "the first" };
         let name = |at: usize| if run.is_some() { candidates[at].short_name() } else { &candidates[at].name };
         let rows = |task: usize| {
             let row = |(place, &at): (usize, &usize)| table::Row {
@@ -286,7 +287,7 @@ fn tell(
             }
             for (number, (task, docs)) in tasks.iter().zip(all_docs).enumerate() {
                 writeln!(out, "{}{}", if number == 0 { "" } else { "\n" }, table::heading(task, docs))?;
-                table::write(&rows(number), name(compared[0]), out)?;
+                table::write(&rows(number), other, out)?;
             }
             notes.iter().try_for_each(|note| writeln!(out, "\n{note}"))
         });
