@@ -8,7 +8,7 @@ use topspin_eval::Report;
 use topspin_files::FileError;
 use topspin_kernels::device::Device;
 
-use super::{Run, RunError, State};
+use super::{Run, RunError};
 use crate::metrics::{StepMetrics, ThroughputLine};
 use crate::tensorboard::{EventFile, now, seconds};
 
@@ -45,9 +45,7 @@ impl<D: Device + Clone> Run<'_, D> {
         if !self.config.output.tensorboard || !folder.starts_with("iter-") {
             return Ok(());
         }
-        let done = |stage: &&super::Stage| stage.state == State::Done;
-        let folders = self.manifest.stages.iter().filter(done).filter_map(|stage| stage.name.strip_suffix("/eval"));
-        let iterations = folders.filter(|folder| folder.starts_with("iter-")).count() as u64;
+        let iterations = self.manifest.evaluated().filter(|folder| folder.starts_with("iter-")).count() as u64;
         let (mut events, next) = EventFile::resume(&self.path(FILE), 0..iterations)?;
         for iteration in next..iterations {
             let folder = format!("iter-{iteration}");

@@ -7,7 +7,7 @@ use topspin_kernels::device::Device;
 
 use super::pairs::PairFigures;
 use super::summary::{better, is_within, words};
-use super::{Run, RunError, State};
+use super::{Run, RunError};
 use crate::config::{Goal, Guard};
 
 /// A guard that fired.
@@ -55,8 +55,7 @@ impl<D: Device + Clone> Run<'_, D> {
 
     /// Whether the model of the stage folder `folder`, an iteration's, is worse than that of the one before it.
     pub(super) fn harm(&self, folder: &str, after: &Report) -> Result<Option<Fired>, RunError> {
-        let done = self.manifest.stages.iter().filter(|stage| stage.state == State::Done);
-        let mut evaluated = done.filter_map(|stage| stage.name.strip_suffix("/eval"));
+        let mut evaluated = self.manifest.evaluated();
         let is_iteration = |folder: &&str| folder.starts_with("iter-");
         let Some(before) = evaluated.rfind(is_iteration).filter(|_| is_iteration(&folder)) else {
             return Ok(None);

@@ -193,6 +193,12 @@ impl Manifest {
         self.stages.iter().flat_map(|stage| stage.guards.iter().map(|fired| (stage.name.as_str(), fired)))
     }
 
+    /// Folders of the stages that are evaluated, in order.
+    pub fn evaluated(&self) -> impl DoubleEndedIterator<Item = &str> {
+        let done = self.stages.iter().filter(|stage| stage.state == State::Done);
+        done.filter_map(|stage| stage.name.strip_suffix("/eval"))
+    }
+
     /// Number of finished stages.
     pub fn finished(&self) -> usize {
         self.stages.iter().filter(|stage| stage.state == State::Done).count()

@@ -129,15 +129,15 @@ pub fn run<D: Device + Clone>(
         if until == Until::Supervised && work.is_played() {
             break;
         }
-        if run.stage(&work)?
-            && let Work::Figures(folder) = &work
-        {
-            run.tell_iteration(folder)?;
-        }
+        let is_new = run.stage(&work)?;
         if let Work::Figures(folder) = &work {
-            run.name_best()?;
+            let summary = run.summary()?;
+            if is_new {
+                run.tell_iteration(&summary, folder)?;
+            }
+            run.name_best(&summary)?;
             run.tell_evaluation(folder)?;
-            if run.summary()?.is_out_of_patience() {
+            if summary.is_out_of_patience() {
                 break;
             }
         }

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use topspin_eval::{EvalError, Evaluated, Figure, Report, paired_difference};
+use topspin_eval::{Evaluated, Figure, Report, paired_difference};
 use topspin_kernels::device::Device;
 
 use super::lines::{read_json, read_lines};
 use super::train_figures::TrainFigures;
-use super::{Fired, Manifest, Run, RunError, State};
+use super::{Fired, Manifest, Run, RunError};
 use crate::config::{Config, Eval, Goal};
 
 /// The stage that the iterations are compared with: the supervised model.
@@ -21,8 +21,6 @@ pub struct Row {
     pub folder: String,
     /// All figures of its evaluation.
     pub report: Report,
-    /// What its metrics know of each test record; nothing in runs of versions that did not keep it.
-    pub records: Vec<Evaluated>,
 }
 
 /// What came out of a run.
@@ -53,15 +51,11 @@ impl Summary {
     }
 
     pub(super) fn new(dir: &Path, config: &Config, manifest: &Manifest) -> Result<Self, RunError> {
-        let done = manifest.stages.iter().filter(|stage| stage.state == State::Done);
-        let folders = done.filter_map(|stage| stage.name.strip_suffix("/eval"));
         let row = |folder: &str| {
             let report = read_json(&dir.join(folder).join("eval.json"))?;
-            let lines = dir.join(folder).join("eval.jsonl");
-            let records = if lines.exists() { read_lines(&lines)? } else { Vec::new() };
-            Ok(Row { folder: folder.into(), report, records })
+            Ok(Row { folder: folder.into(), report })
         };
-        let rows = folders.map(row).collect::<Result<_, RunError>>()?;
+        let rows = manifest.evaluated().map(row).collect::<Result<_, RunError>>()?;
         let guards = manifest.guards().map(|(stage, fired)| (stage.to_owned(), fired.clone())).collect();
         let Eval { best: metric, goal, patience, .. } = config.eval.clone();
         Ok(Self { dir: dir.into(), metric, goal, rows, patience, is_finished: manifest.is_finished(), guards })
@@ -85,9 +79,16 @@ impl Summary {
         self.rows.iter().filter(|row| row.folder.starts_with("iter-"))
     }
 
-    /// What the metric gains or loses from one row to another on the same prompts, where both say what it knows of each.
-    pub fn difference(&self, from: &Row, to: &Row) -> Result<Option<Figure>, EvalError> {
-        paired_difference(&from.records, &to.records, &self.metric, &to.report.bootstrap)
+    /// What the metrics know of each test record under the model of a row; nothing in runs of versions that did not keep it.
+    pub fn records(&self, row: &Row) -> Result<Vec<Evaluated>, RunError> {
+        let lines = self.dir.join(&row.folder).join("eval.jsonl");
+        if lines.exists() { read_lines(&lines) } else { Ok(Vec::new()) }
+    }
+
+    /// What the metric gains or loses from one row to another, with its records, on the same prompts, where both say what it knows
+    /// of each.
+    pub fn difference(&self, from: &Row, (to, records): (&Row, &[Evaluated])) -> Result<Option<Figure>, RunError> {
+        Ok(paired_difference(&self.records(from)?, records, &self.metric, &to.report.bootstrap)?)
     }
 
     /// Whether the run is over before its last iteration: as many as `eval.patience` in a row were no better than the best.
@@ -102,16 +103,17 @@ impl Summary {
     }
 
     /// Which one is the best, and how sure that is.
-    fn verdict(&self) -> Result<Option<String>, EvalError> {
+    fn verdict(&self) -> Result<Option<String>, RunError> {
         let Some((best, figure)) = self.best().and_then(|best| Some((best, self.figure(best)?))) else {
             return Ok(None);
         };
         let link = self.dir.join("best");
         let mut verdict =
             format!("best: {} (`{}` {}), linked as `{}`", best.folder, self.metric, words(figure), link.display());
+        let records = self.records(best)?;
         let (mut unknown, mut near, mut ahead) = (Vec::new(), Vec::new(), Vec::new());
         for row in self.rows.iter().filter(|row| row.folder != best.folder) {
-            match self.difference(row, best)? {
+            match self.difference(row, (best, &records))? {
                 None => unknown.push(row),
                 Some(difference) if row.folder == FIRST => verdict += &format!("\n{}", against(FIRST, &difference)),
                 Some(difference) if is_within(&difference, 0.0) => near.push(row),
@@ -137,11 +139,12 @@ impl Summary {
     }
 
     /// A line about an iteration that was played and evaluated.
-    pub(super) fn iteration(&self, row: &Row) -> Result<String, EvalError> {
+    pub(super) fn iteration(&self, row: &Row) -> Result<String, RunError> {
         let figure = self.figure(row).map(words).unwrap_or_default();
         let mut line = format!("`{}` {figure}", self.metric);
         let first = self.rows.iter().find(|first| first.folder == FIRST);
-        if let Some(difference) = first.map(|first| self.difference(first, row)).transpose()?.flatten() {
+        let records = self.records(row)?;
+        if let Some(difference) = first.map(|first| self.difference(first, (row, &records))).transpose()?.flatten() {
             line += &format!(", {}", against(FIRST, &difference));
         }
         if let Some(best) = self.best() {
@@ -215,9 +218,10 @@ impl fmt::Display for Summary {
             let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
             writeln!(f, "{}", cells.join("  ").trim_end())?;
         }
-        // What cannot be compared is not said.
-        if let Ok(Some(verdict)) = self.verdict() {
-            writeln!(f, "\n{verdict}")?;
+        match self.verdict() {
+            Ok(Some(verdict)) => writeln!(f, "\n{verdict}")?,
+            Ok(None) => {}
+            Err(error) => writeln!(f, "\nthe stages cannot be compared: {error}")?,
         }
         if self.is_out_of_patience() && !self.is_finished {
             let s = if self.patience == 1 { "" } else { "s" };
@@ -266,9 +270,8 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 
     /// Says in a line what came out of an iteration.
-    pub(super) fn tell_iteration(&mut self, folder: &str) -> Result<(), RunError> {
+    pub(super) fn tell_iteration(&mut self, summary: &Summary, folder: &str) -> Result<(), RunError> {
         let Some(k) = folder.strip_prefix("iter-").filter(|k| *k != "0") else { return Ok(()) };
-        let summary = self.summary()?;
         let row = summary.rows.iter().find(|row| row.folder == folder).expect("a finished evaluation has a row");
         let mut line = format!("iteration {k} of {}: {}", self.config.game.iterations, summary.iteration(row)?);
         if let Some(TrainFigures {
@@ -285,8 +288,7 @@ impl<D: Device + Clone> Run<'_, D> {
     }
 
     /// Lets the link `best` name the best model so far.
-    pub(super) fn name_best(&self) -> Result<(), RunError> {
-        let summary = self.summary()?;
+    pub(super) fn name_best(&self, summary: &Summary) -> Result<(), RunError> {
         let (Some(best), link) = (summary.best(), self.path("best")) else { return Ok(()) };
         let target = Path::new(&best.folder);
         if std::fs::read_link(&link).is_ok_and(|there| there == target) {

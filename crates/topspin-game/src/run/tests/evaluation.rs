@@ -67,11 +67,12 @@ fn differences_are_paired_by_prompt() {
     let summary = fixture.play("out", &[sets[0], sets[1], sets[2], "eval.goal=highest"]).unwrap();
     let [first, last] =
         ["iter-0", "iter-1"].map(|folder| summary.rows.iter().find(|row| row.folder == folder).unwrap());
-    let difference = summary.difference(first, last).unwrap().unwrap();
+    let records = summary.records(last).unwrap();
+    let difference = summary.difference(first, (last, &records)).unwrap().unwrap();
     let value = |row: &Row, figure: &str| row.report.figures[figure].value;
     assert!((difference.value - (value(last, "greedy.chrf") - value(first, "greedy.chrf"))).abs() < 1e-9);
     for (name, figure) in &last.report.figures {
-        let units: Vec<_> = last.records.iter().filter_map(|record| record.unit(name)).collect();
+        let units: Vec<_> = records.iter().filter_map(|record| record.unit(name)).collect();
         let has_units = !["distinct", "discrimination", "median", "min", "max"].iter().any(|part| name.contains(part));
         assert_eq!(!units.is_empty(), has_units, "{name}");
         if has_units {
@@ -107,6 +108,8 @@ fn a_run_without_patience_ends_early() {
     assert_eq!(folders(&whole), ["base", "iter-0", "control-1", "iter-1", "iter-2"]);
     let on = play("out", "eval.patience=2");
     assert_eq!(on.rows, whole.rows);
+    let records = |summary: &Summary| summary.rows.iter().map(|row| summary.records(row).unwrap()).collect::<Vec<_>>();
+    assert_eq!(records(&on), records(&whole));
     // All is played by then.
     assert!(on.is_over() && !on.to_string().contains("ended after"), "{on}");
     let bytes = |out: &str| fs::read(fixture.path(&format!("{out}/iter-2/model/model.safetensors"))).unwrap();
