@@ -7,6 +7,7 @@ pub mod config;
 pub mod judge;
 pub mod lab;
 pub mod metrics;
+pub mod moment;
 pub mod objective;
 pub mod opponent;
 pub mod optimizer;

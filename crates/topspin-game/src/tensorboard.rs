@@ -11,9 +11,10 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use topspin_files::{Action, FileError};
+
+use crate::moment::now;
 
 /// What the first record says of the file.
 const VERSION: &[u8] = b"brain.Event:2";
@@ -66,16 +67,6 @@ impl EventFile {
         // In one call, so that a record is torn only where the system tears it.
         self.file.write_all(&record(data)).map_err(|e| FileError::new(Action::Write, &self.path, e))
     }
-}
-
-/// Seconds since 1970.
-pub fn now() -> f64 {
-    seconds(SystemTime::now())
-}
-
-/// A moment in seconds since 1970.
-pub fn seconds(moment: SystemTime) -> f64 {
-    moment.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn masked_crc(data: &[u8]) -> [u8; 4] {

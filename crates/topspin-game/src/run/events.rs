@@ -10,7 +10,8 @@ use topspin_kernels::device::Device;
 
 use super::{Run, RunError};
 use crate::metrics::{StepMetrics, ThroughputLine};
-use crate::tensorboard::{EventFile, now, seconds};
+use crate::moment::{now, seconds};
+use crate::tensorboard::EventFile;
 
 /// The name of event files. Any that has `tfevents` in it is found; this one is the same in each attempt.
 const FILE: &str = "events.out.tfevents.topspin";

@@ -8,11 +8,12 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Observer;
+use crate::moment;
 
 /// The file's name in the run's folder.
 const NAME: &str = "progress.json";
@@ -75,8 +76,7 @@ pub fn resident_bytes() -> Option<u64> {
 
 /// Seconds since 1970, to the millisecond.
 fn now() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as f64 / 1e3
+    (moment::now() * 1e3).floor() / 1e3
 }
 
 /// A run's observer, which is told nothing that `progress.json` is not told too.

@@ -1,11 +1,12 @@
 //! What is known of a run, from its files alone.
 
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use anyhow::bail;
 use topspin_eval::page::Folder;
 use topspin_game::config::Config;
+use topspin_game::moment;
 use topspin_game::run::{Manifest, Progress, State, Summary};
 
 use super::curves::Curve;
@@ -115,12 +116,11 @@ impl Watched {
             return Work::Finished;
         }
         let Some(progress) = &self.progress else { return Work::Rests(None) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let patience = Progress::PATIENCE;
         // Of one that was killed nobody says that it rests; it stands still.
         let moves = match self.changed {
             Some(changed) => changed.elapsed() < patience,
-            None => (now - progress.written).abs() < patience.as_secs_f64(),
+            None => (moment::now() - progress.written).abs() < patience.as_secs_f64(),
         };
         if progress.at_work && moves { Work::Going } else { Work::Rests(Some(progress.written)) }
     }

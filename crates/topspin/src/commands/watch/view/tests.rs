@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use topspin_eval::{Bootstrap, Figure, Report};
 use topspin_game::metrics::{GameMetrics, StepMetrics};
+use topspin_game::moment::now;
 use topspin_game::run::{Fired, Input, Manifest, Progress, State};
 
 use super::*;
@@ -34,10 +35,6 @@ const STAGES: [&str; 14] = [
 ];
 /// The stage at work.
 const AT: usize = 12;
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
-}
 
 fn metrics(steps: u32, plays: bool) -> String {
     let line = |step: u32| {
